@@ -1,0 +1,34 @@
+"""The batch contract: what a loader yields and an objective consumes.
+
+A `NamedTuple`, so JAX sees a pytree and NumPy code needs no JAX.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# np.ndarray on the host, jax.Array on a device, jax.ShapeDtypeStruct when compiling ahead of time.
+Array = Any
+
+
+class Batch(NamedTuple):
+    """One step's packed sequences, every field `[batch, length]`.
+
+    Segment 0 is padding: its weight is 0 and nothing attends to it. Real segments count from 1 within a
+    row, and positions restart at 0 with each segment, so that packed and unpacked give the same numbers.
+    """
+
+    tokens: Array  # int32
+    targets: Array  # int32, the token that follows; 0 where weights are 0
+    segment_ids: Array  # int32, 0 = padding
+    positions: Array  # int32, from 0 within the segment
+    weights: Array  # float32, 0 where the target does not count
+
+
+def empty_batch(batch: int, length: int) -> Batch:
+    """An all-padding NumPy batch of `[batch, length]`."""
+    shape = (batch, length)
+    integers = [np.zeros(shape, np.int32) for _ in range(4)]
+    return Batch(*integers, np.zeros(shape, np.float32))

@@ -1,0 +1,1 @@
+"""The ports: JetStream's gRPC and OpenAI's HTTP over `maxllm.generate`."""
