@@ -55,7 +55,6 @@ class ServeConfig(Section):
         length = self.engine.max_length
         if length and self.engine.prefill_buckets and max(self.engine.prefill_buckets) > length:
             raise ValueError(
-                f"engine.prefill_buckets has {max(self.engine.prefill_buckets)}, "
-                f"longer than engine.max_length {length}"
+                f"engine.prefill_buckets has {max(self.engine.prefill_buckets)}, longer than engine.max_length {length}"
             )
         return self

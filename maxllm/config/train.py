@@ -133,6 +133,7 @@ class TrainConfig(Section):
     mesh: MeshConfig = MeshConfig()
     compute: ComputeConfig = ComputeConfig()
     train: LoopConfig = LoopConfig()
+    mesh_rules: list[MeshRule] = Field(default_factory=list, description="the first that matches the devices applies")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
