@@ -1,0 +1,44 @@
+"""The registry: an OptimizerConfig becomes an Optax transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from maxllm.config.train import OptimizerConfig, ScheduleConfig
+from maxllm.optim.schedules import make_schedule
+
+
+def decays(parameters: Any) -> Any:
+    """True for each parameter that weight decay pulls on: every matrix and the embedding, not the norms' weights.
+
+    Decided by logical axes, not by rank: a stacked norm weight is `[layers, embed]` and still no matrix. The
+    embedding decays as in GPT-2, Llama and nanoGPT.
+    """
+    return jax.tree.map(
+        lambda parameter: "norm" not in parameter.get_metadata("axes"),
+        parameters,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+    )
+
+
+def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Loshchilov and Hutter 2019."""
+    return optax.adamw(
+        schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay, mask=decays
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]] = {"adamw": _adamw}
+
+
+def make_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: int) -> optax.GradientTransformation:
+    """Clip by global norm, then the optimizer named in `config`, over a run of `steps`."""
+    optimizer = OPTIMIZERS[config.name](config, make_schedule(schedule, config.learning_rate, steps))
+    if config.clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

@@ -1,0 +1,47 @@
+"""Everything a step changes, as one pytree, and where each part of it lives."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from maxllm.models.decoder import Decoder
+from maxllm.parallel.rules import shardings
+
+
+class TrainState(NamedTuple):
+    """`step`: int32 scalar, the number of updates made; `parameters`: `nnx.split(model)[1]`."""
+
+    step: jax.Array
+    parameters: nnx.State
+    optimizer: Any
+
+
+def abstract_state(parameters: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes and shardings of a state, nothing allocated: what a checkpoint is restored into, and a plan compiled for.
+
+    `parameters`: arrays, or shapes from `maxllm.models.abstract`. Moments are laid out like their parameters.
+    """
+    shape = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, optimizer.init(p)), parameters)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shape,
+        shardings(shape, mesh),
+    )
+
+
+def create_state(
+    model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[nnx.GraphDef, TrainState]:
+    """The model's structure, and the state at step 0 with the model's own parameters in it."""
+    structure, parameters = nnx.split(model)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parameters, optimizer, mesh))
+    step, moments = jax.jit(lambda p: (jnp.int32(0), optimizer.init(p)), out_shardings=(layout.step, layout.optimizer))(
+        parameters
+    )
+    return structure, TrainState(step, parameters, moments)
