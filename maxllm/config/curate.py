@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from maxllm.config.section import Section
 
 
 class InputConfig(Section):
-    """One source of documents."""
+    """One source of documents. The last two formats are the default corpus: this machine's own Python."""
 
     format: Literal["jsonl", "parquet", "warc", "html", "tfds", "python-docs", "python-source"]
-    paths: list[str] = Field(default_factory=list, description="globs or folders; gs:// and s3:// through Beam")
-    name: str | None = Field(None, description="Document.source; the format's name when absent")
-    text_key: str = "text"
-    limit: int | None = Field(None, gt=0, description="read at most this many documents")
-    max_bytes: PositiveInt = Field(20_000_000, description="a larger document becomes a dead letter")
+    paths: list[str] = Field(default_factory=list, description="files, folders or globs; gs:// and s3:// through Beam")
+    name: str | None = Field(None, description="Document.source; the record's own, else the format, when absent")
+    text_key: str = Field("text", description="of jsonl, parquet and tfds")
+    split: str = Field("train", description="of tfds")
+    limit: int | None = Field(
+        None, gt=0, description="at most this many: pages and files by lowest hash, records first come"
+    )
+    max_bytes: PositiveInt = Field(20_000_000, description="a larger document is dropped, reason read.max_bytes")
+
+    @model_validator(mode="after")
+    def _paths(self) -> InputConfig:
+        if not self.paths and not self.format.startswith("python-"):
+            raise ValueError(f"paths is empty; name the files or folders that format {self.format} shall read")
+        return self
 
 
 class UrlConfig(Section):
@@ -31,9 +40,11 @@ class UrlConfig(Section):
 
 
 class ExtractConfig(Section):
+    """Text out of HTML. resiliparse is some twenty times faster; trafilatura leaves out more of what is not the article."""
+
     enabled: bool = True
     extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"
-    timeout_seconds: float = Field(20.0, gt=0, description="then the child process is killed")
+    timeout_seconds: float = Field(20.0, gt=0, description="a page that takes longer becomes a dead letter")
 
 
 class LanguageConfig(Section):
@@ -46,7 +57,7 @@ class LanguageConfig(Section):
 
 
 class GopherQuality(Section):
-    """Rae et al. 2021 (arXiv 2112.11446), table A1."""
+    """Rae et al. 2021 (arXiv 2112.11446), appendix A.1.1."""
 
     enabled: bool = True
     min_words: int | None = 50
@@ -57,7 +68,7 @@ class GopherQuality(Section):
     max_bullet_line_fraction: float | None = 0.9
     max_ellipsis_line_fraction: float | None = 0.3
     min_alphabetic_word_fraction: float | None = 0.8
-    min_stop_words: int | None = 2
+    min_stop_words: int | None = Field(2, description="distinct ones of eight English words; null for other languages")
 
 
 class GopherRepetition(Section):
@@ -84,6 +95,7 @@ class C4Quality(Section):
 
     enabled: bool = True
     terminal_punctuation: bool = True
+    remove_citations: bool = Field(True, description="[1], [edit], [citation needed]: in the code, not in the paper")
     min_words_per_line: int | None = 3
     min_sentences: int | None = 5
     max_word_length: int | None = 1000
@@ -112,9 +124,10 @@ class QualityConfig(Section):
 
 
 class CodeConfig(Section):
-    """Source files must parse. Documents whose metadata.language_kind is `code` take this instead of prose rules."""
+    """Source files must parse. Documents whose metadata.content_type is `code` take this instead of prose rules."""
 
     enabled: bool = True
+    max_characters: PositiveInt = Field(1_000_000, description="longer files are dropped, unparsed")
 
 
 class ExactDedupConfig(Section):
@@ -129,20 +142,23 @@ class FuzzyDedupConfig(Section):
     bands: PositiveInt = 14
     rows: PositiveInt = 8
     seed: int = 1
+    rounds: int = Field(2, ge=0, description="of joining in parallel before one worker ends it; same result for any")
 
 
 class DecontaminationConfig(Section):
+    """Text overlapping an evaluation item drops the document. Each of `text_keys` that a line has is an item."""
+
     enabled: bool = True
     paths: list[str] = Field(default_factory=list, description="JSON lines of evaluation items")
     text_keys: list[str] = Field(default_factory=lambda: ["text", "question", "answer"])
     ngram: PositiveInt = 13
     threshold: float = Field(0.8, gt=0, le=1, description="share of an item's n-grams found in the document")
+    min_words: PositiveInt = Field(5, description="shorter items, such as an answer that is a number, are left out")
 
 
 class OutputConfig(Section):
     path: str = "runs/documents"
     format: Literal["jsonl.gz", "jsonl.zst", "jsonl", "parquet"] = "jsonl.zst"
-    shards: int = Field(0, ge=0, description="0 = Beam chooses")
 
 
 class CurateConfig(Section):
@@ -157,3 +173,10 @@ class CurateConfig(Section):
     fuzzy_dedup: FuzzyDedupConfig = FuzzyDedupConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _sources(self) -> CurateConfig:
+        names = [item.name or item.format for item in self.inputs]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two inputs are called {repeated[0]}; give each its own inputs.name: ids are made of it")
+        return self

@@ -1,0 +1,1 @@
+"""Statistics of a text, each computed once. No Beam, no thresholds."""
