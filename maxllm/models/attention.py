@@ -47,16 +47,30 @@ class Attention(nnx.Module):
         return self.output(mixed)
 
     def extend(
-        self, x: jax.Array, by: Rotation, positions: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array
+        self,
+        x: jax.Array,
+        by: Rotation,
+        positions: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        layer: jax.Array,
+        window: int,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attention to this layer's cache, after writing the new keys and values at `positions` in it.
 
-        `keys`, `values`: the whole cache `[layers, batch, max_length, kv_heads, head_dim]`, so that the write
-        happens in place.
+        `keys`, `values`: the whole cache `[layers, rows, kv_heads, max_length, head_dim]`, so that the write happens
+        in place. Only the first `batch` rows and `window` positions of this layer are read.
         """
         query, key, value = self.project(x, by)
         rows = jax.numpy.arange(x.shape[0])[:, None]
         # Positions beyond the cache are dropped: a padded prompt or an idle slot writes nothing.
-        keys = keys.at[layer, rows, positions].set(key.astype(keys.dtype), mode="drop")
-        values = values.at[layer, rows, positions].set(value.astype(values.dtype), mode="drop")
-        return self.output(attend_to_cache(query, keys[layer], values[layer], positions)), keys, values
+        keys = keys.at[layer, rows, :, positions].set(key.astype(keys.dtype), mode="drop")
+        values = values.at[layer, rows, :, positions].set(value.astype(values.dtype), mode="drop")
+        mixed = attend_to_cache(query, *(_read(part, layer, x.shape[0], window) for part in (keys, values)), positions)
+        return self.output(mixed), keys, values
+
+
+def _read(cache: jax.Array, layer: jax.Array, batch: int, window: int) -> jax.Array:
+    """One layer's first rows and positions `[batch, kv_heads, window, head_dim]`."""
+    _, _, kv_heads, _, head_dim = cache.shape
+    return jax.lax.dynamic_slice(cache, (layer, 0, 0, 0, 0), (1, batch, kv_heads, window, head_dim))[0]

@@ -33,14 +33,20 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 
 class KVCache(NamedTuple):
-    """Keys (rotated) and values of every layer: `[layers, batch, max_length, kv_heads, head_dim]`."""
+    """Keys (rotated) and values of every layer: `[layers, batch, kv_heads, max_length, head_dim]`.
+
+    Heads before positions: a head's keys are then one matrix as they lie, and a step of decoding on a CPU takes
+    half the time that it takes with positions first.
+    """
 
     keys: jax.Array
     values: jax.Array
 
+    AXES = ("layers", None, "kv_heads", None, "head_dim")  # logical; rows and positions are split over nothing
+
     @classmethod
     def zeros(cls, config: ModelConfig, batch: int, max_length: int, dtype: Any) -> KVCache:
-        shape = (config.num_layers, batch, max_length, config.num_kv_heads, config.head_size)
+        shape = (config.num_layers, batch, config.num_kv_heads, max_length, config.head_size)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
@@ -63,8 +69,10 @@ class Block(nnx.Module):
         x = x + self.attention(self.attention_norm(x), by, segment_ids)
         return x + self.mlp(self.mlp_norm(x))
 
-    def extend(self, x: jax.Array, by: Rotation, positions: jax.Array, cache: KVCache, layer: jax.Array):
-        mixed, keys, values = self.attention.extend(self.attention_norm(x), by, positions, *cache, layer)
+    def extend(
+        self, x: jax.Array, by: Rotation, positions: jax.Array, cache: KVCache, layer: jax.Array, window: int
+    ) -> tuple[jax.Array, KVCache]:
+        mixed, keys, values = self.attention.extend(self.attention_norm(x), by, positions, *cache, layer, window)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), KVCache(keys, values)
 
@@ -116,18 +124,23 @@ class Decoder(nnx.Module):
         x, _ = jax.lax.scan(layer, x, parameters)
         return self.norm(x)
 
-    def extend(self, tokens: jax.Array, positions: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+    def extend(
+        self, tokens: jax.Array, positions: jax.Array, cache: KVCache, window: int | None = None
+    ) -> tuple[jax.Array, KVCache]:
         """Like `hidden` for tokens that come after what `cache` holds; returns the cache with them in it.
 
         `tokens`, `positions`: int32 `[batch, t]`. Keys and values are written at `positions`, and a query attends to
         the entries at its own position and before. Positions at or beyond `max_length` are not written.
+        A cache may have more rows than `tokens`: those after the first `batch` are neither read nor written. Nor is
+        anything at or beyond `window` read, when given: a promise that all `positions` are below it.
         """
+        window = window or cache.keys.shape[3]
         by = rotation(positions, self.config.head_size, self.config.rope_theta)
         structure, parameters = nnx.split(self.layers)
 
         def layer(carry: tuple[jax.Array, KVCache], at: tuple[nnx.State, jax.Array]):
             parameters, index = at
-            return nnx.merge(structure, parameters).extend(carry[0], by, positions, carry[1], index), None
+            return nnx.merge(structure, parameters).extend(carry[0], by, positions, carry[1], index, window), None
 
         x = self.embed(tokens, self.dtype)
         (x, cache), _ = jax.lax.scan(layer, (x, cache), (parameters, jnp.arange(self.config.num_layers)))
