@@ -51,7 +51,7 @@ class Document:
 
 def document_id(source: str, location: str, index: int = 0) -> str:
     """128-bit hash, 32 hex digits, of (source, url or path, record index): never of the content."""
-    return xxhash.xxh3_128_hexdigest(f"{source}\x00{location}\x00{index}")
+    return xxhash.xxh3_128_hexdigest(f"{source}\x00{location}\x00{index}".encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,58 @@
+"""Prepared TFDS data sets in the array_record format, through `tfds.data_source`: no TensorFlow."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from data_beam.io.files import matching
+from data_beam.io.jsonl import from_record
+from data_beam.io.source import Read, Work, too_large
+from data_beam.document import Document
+from maxllm.config.curate import InputConfig
+from maxllm.config.errors import UserError
+
+RECORDS_PER_WORK = 1000
+
+
+def list_work(config: InputConfig) -> Iterator[Work]:
+    """`paths` are prepared versions, e.g. DATA_DIR/wikipedia/20230601.en/1.0.0."""
+    for path in config.paths:
+        added = max(file.written for file in matching([path]))
+        count = len(_source(config, path))
+        count = min(count, config.limit) if config.limit else count
+        for start in range(0, count, RECORDS_PER_WORK):
+            yield Work((path,), start, min(start + RECORDS_PER_WORK, count), added)
+
+
+def _source(config: InputConfig, path: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(path)
+        return builder.as_data_source(split=config.split)
+    except (ValueError, NotImplementedError, FileNotFoundError, KeyError) as error:
+        raise UserError(
+            f"inputs: {path} is not a TFDS data set prepared as array_record with a split {config.split!r} "
+            f"(prepare it with file_format='array_record'): {error}"
+        ) from error
+
+
+def read(config: InputConfig, work: Work) -> Iterator[Read]:
+    (path,) = work.names
+    source = _source(config, path)
+    for number in itertools.islice(range(len(source)), work.start, work.stop):
+        read = from_record(config, f"{path}/{config.split}", number, _text(source[number]), work.added)
+        if isinstance(read, Document) and len(read.text) > config.max_bytes:
+            read = too_large(config, path, len(read.text), work.added, number)
+        yield read
+
+
+def _text(value: Any) -> Any:
+    """TFDS gives bytes for text and NumPy for numbers; ours are JSON's types."""
+    if isinstance(value, dict):
+        return {key: _text(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,108 @@
+"""An output folder that is either whole or not there.
+
+A run writes into a folder of its own below OUT/.staging and, last of all, its manifest. Only then are the files moved
+to their places, and `_SUCCESS` is written when all are. Killed before the manifest: nothing happened; the next run
+starts anew. Killed after it: the next run of the same config finishes the moves. Renames may be copies (object stores).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+STAGING = ".staging"
+MANIFEST = "manifest.json"
+SUCCESS = "_SUCCESS"
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Whole or not at all."""
+    part = f"{path}.{uuid.uuid4().hex[:8]}.part"
+    with FileSystems.create(part, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        stream.write(data)
+    FileSystems.rename([part], [path])
+
+
+def read_json(path: str) -> Any:
+    """The file's content, or None when there is no such file."""
+    if not FileSystems.exists(path):
+        return None
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        return json.loads(stream.read())
+
+
+def make_folder(path: str) -> None:
+    try:
+        FileSystems.mkdirs(path)
+    except OSError:  # BeamIOError is one; it is there already, or the store has no folders
+        pass
+
+
+def files_below(folder: str) -> list[str]:
+    try:
+        matched = FileSystems.match([FileSystems.join(folder, "**")])
+    except BeamIOError:
+        return []
+    return sorted(metadata.path for metadata in matched[0].metadata_list)
+
+
+class Output:
+    """The folder of one verb's results."""
+
+    def __init__(self, path: str, fingerprint: str) -> None:
+        self.path = path.rstrip("/")
+        self.fingerprint = fingerprint
+
+    def join(self, *parts: str) -> str:
+        return FileSystems.join(self.path, *parts)
+
+    def finished(self) -> str | None:
+        """The fingerprint of the run whose results are here, whole; None when there are none."""
+        success = read_json(self.join(SUCCESS))
+        return success["fingerprint"] if success else None
+
+    def new_run(self) -> str:
+        """A staging folder that no other run, dead or alive, writes to."""
+        folder = self.join(STAGING, f"{self.fingerprint[:16]}-{uuid.uuid4().hex[:12]}")
+        make_folder(folder)
+        return folder
+
+    def finished_run(self) -> str | None:
+        """A run of this config that wrote everything and was killed before all of it was in place."""
+        for path in files_below(self.join(STAGING)):
+            if path.endswith(f"/{MANIFEST}") and f"/{self.fingerprint[:16]}-" in path:
+                return path.removesuffix(f"/{MANIFEST}")
+        return None
+
+    def commit(self, run: str, files: Iterable[str], folders: Iterable[str]) -> None:
+        """Moves `files` (relative to `run`) into place; what else `folders` held is removed. Can be repeated."""
+        wanted = sorted(files)
+        _delete([path for path in (self.join(SUCCESS),) if FileSystems.exists(path)])
+        targets = {self.join(*name.split("/")) for name in wanted}
+        for folder in folders:
+            _delete([path for path in files_below(self.join(folder)) if path not in targets])
+            make_folder(self.join(folder))
+        for name in wanted:
+            staged = FileSystems.join(run, *name.split("/"))
+            if FileSystems.exists(staged):  # else a killed commit moved it already
+                target = self.join(*name.split("/"))
+                FileSystems.rename([staged], [target])
+        missing = [target for target in sorted(targets) if not FileSystems.exists(target)]
+        if missing:
+            raise RuntimeError(f"{missing[0]} was written and is gone; run again with --force")
+        write_bytes(self.join(SUCCESS), json.dumps({"fingerprint": self.fingerprint}).encode())
+        self.discard_staging()
+
+    def discard_staging(self) -> None:
+        if FileSystems.exists(self.join(STAGING)) or files_below(self.join(STAGING)):
+            _delete([self.join(STAGING)])
+
+
+def _delete(paths: list[str]) -> None:
+    if paths:
+        FileSystems.delete(paths)

@@ -1,0 +1,92 @@
+"""The numbers of a run, summed over its outputs in parallel: what was kept, what was dropped and why, what failed."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from typing import Any
+
+import apache_beam as beam
+import xxhash
+
+from data_beam.document import DeadLetter, Document, Rejected
+
+SAMPLES = 3  # per reason
+SAMPLE_CHARACTERS = 400
+
+Accumulator = dict[str, Any]
+
+
+class Summarise(beam.CombineFn):
+    """(Document | Rejected | DeadLetter) -> the counts of `empty()`. Order and grouping change nothing."""
+
+    def create_accumulator(self) -> Accumulator:
+        return {
+            "kept": Counter(),  # source -> documents
+            "bytes": Counter(),  # source -> UTF-8 bytes of kept text
+            "dropped": Counter(),  # reason -> documents
+            "dead": Counter(),  # stage -> dead letters
+            "languages": Counter(),  # of kept documents
+            "lengths": Counter(),  # floor(log2(characters)) of kept documents
+            "samples": {},  # reason -> [(hash, sample)], the lowest hashes
+        }
+
+    def add_input(self, accumulator: Accumulator, outcome: Document | Rejected | DeadLetter) -> Accumulator:
+        if isinstance(outcome, Document):
+            self._kept(accumulator, outcome)
+        elif isinstance(outcome, Rejected):
+            document, drop = outcome.document, outcome.drop
+            accumulator["dropped"][drop.reason] += 1
+            name = document.metadata.get("url") or document.metadata.get("path") or document.metadata.get("module")
+            text = document.text[:SAMPLE_CHARACTERS]
+            sample = {"id": document.id, "where": str(name or document.id), "value": drop.value, "text": text}
+            _sample(accumulator, drop.reason, document.id, sample)
+        else:
+            accumulator["dead"][outcome.stage] += 1
+            sample = {"id": "", "where": outcome.where, "value": None, "text": outcome.error[:SAMPLE_CHARACTERS]}
+            _sample(accumulator, f"dead: {outcome.stage}", outcome.where, sample)
+        return accumulator
+
+    def _kept(self, accumulator: Accumulator, document: Document) -> None:
+        accumulator["kept"][document.source] += 1
+        accumulator["bytes"][document.source] += len(document.text.encode("utf-8", "replace"))
+        metadata = document.metadata
+        language = metadata.get("language") or metadata.get("programming_language") or "unknown"
+        accumulator["languages"][str(language)] += 1
+        accumulator["lengths"][max(0, len(document.text).bit_length() - 1)] += 1
+
+    def merge_accumulators(self, accumulators: Any) -> Accumulator:
+        merged = self.create_accumulator()
+        for accumulator in accumulators:
+            for name, counts in accumulator.items():
+                if name == "samples":
+                    for reason, samples in counts.items():
+                        for key, sample in samples:
+                            _sample(merged, reason, key, sample)
+                else:
+                    merged[name].update(counts)
+        return merged
+
+    def extract_output(self, accumulator: Accumulator) -> dict[str, Any]:
+        """JSON's types only, keys sorted."""
+        output: dict[str, Any] = {
+            name: {str(key): counts[key] for key in sorted(counts)}
+            for name, counts in accumulator.items()
+            if name != "samples"
+        }
+        output["samples"] = {
+            reason: [sample for _, sample in samples] for reason, samples in sorted(accumulator["samples"].items())
+        }
+        return output
+
+
+def _sample(accumulator: Accumulator, reason: str, key: str, sample: dict[str, Any]) -> None:
+    """Keeps the samples whose key hashes lowest: the same ones whatever the order."""
+    ranked = accumulator["samples"].setdefault(reason, [])
+    ranked.append((key, sample))
+    if len(ranked) > SAMPLES:
+        accumulator["samples"][reason] = heapq.nsmallest(SAMPLES, ranked, key=_rank)
+
+
+def _rank(item: tuple[str, Any]) -> int:
+    return xxhash.xxh3_64_intdigest(item[0].encode("utf-8", "surrogateescape"))

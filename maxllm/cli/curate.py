@@ -1,0 +1,44 @@
+"""Turn pages, code and data sets into clean documents, on this machine or on a Beam cluster.
+
+Every document read is kept, rejected with a reason, or a dead letter; report.html in the output folder shows which
+and why. The same command again does nothing when the output is finished, and starts over what was killed.
+
+examples:
+  maxllm curate curate/python-docs output.path=runs/documents
+  maxllm curate curate/web 'inputs=[{format: warc, paths: ["crawl/*.warc.gz"]}]' -- --direct_num_workers 8
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from maxllm.cli.common import add_config_arguments, load
+from maxllm.config.curate import CurateConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="do it again, replacing whatever the output folder holds")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = load(args, CurateConfig)
+    _log_progress()
+    from data_beam.pipeline import curate
+
+    report = curate(config, args.rest, force=args.force)
+    print(f"{config.output.path}: {report['kept']:,} of {report['read']:,} documents kept; see {config.output.path}/report.html")
+    return 0
+
+
+def _log_progress() -> None:
+    """Our lines plainly on stderr; of Beam's only what is wrong."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    progress = logging.getLogger("maxllm.progress")
+    progress.addHandler(handler)
+    progress.setLevel(logging.INFO)
+    progress.propagate = False
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
