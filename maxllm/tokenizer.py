@@ -1,0 +1,252 @@
+"""Text to token ids and back, without losing a character: `decode(encode(text)) == text`.
+
+    tokenizer = Tokenizer.load("runs/tokens/tokenizer")
+    ids = tokenizer.encode("def f(x):", bos=True)
+
+A tokenizer is a handful of small files: a SentencePiece `tokenizer.model` or a Hugging Face `tokenizer.json`,
+and beside it perhaps `tokenizer_config.json` and `chat_template.jinja`. Special tokens met in ordinary text
+are text; only `encode(..., special=True)` and `encode_chat` give them their meaning.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from maxllm.config.errors import UserError
+from maxllm.tokenizer_codecs import Codec, HuggingFaceCodec, SentencePieceCodec
+
+FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+CHATML = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# Names by which tokenizers without a tokenizer_config.json mark a beginning, an end and padding.
+_ROLES = {
+    "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>"),
+    "eos_token": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "pad_token": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
+}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_HIDDEN = "\ufdd0"  # a noncharacter: hides special tokens inside chat messages from the template's own
+
+
+class Tokenizer:
+    """`files` maps names from `FILES` to their contents; use `Tokenizer.load` for a path."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = {name: files[name] for name in FILES if name in files}
+        self._codec = self._choose()
+        self._pieces = self._codec.pieces
+        self.vocab_size = len(self._pieces)
+        self.special_tokens: dict[str, int] = dict(self._codec.special)
+        self.special_ids = frozenset(self.special_tokens.values())
+        self._settings = json.loads(self.files.get("tokenizer_config.json", b"{}"))
+        self.bos_id, self.eos_id, self.pad_id = (self.special_tokens.get(self._role(role) or "") for role in _ROLES)
+        self.chat_template = self._find_chat_template()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """`path`: a SentencePiece `.model`, a Hugging Face `tokenizer.json`, or a folder holding either."""
+        path = Path(path)
+        if path.is_dir():
+            files = {name: (path / name).read_bytes() for name in FILES if (path / name).is_file()}
+            if not {"tokenizer.model", "tokenizer.json"} & files.keys():
+                raise UserError(f"{path} holds neither tokenizer.model nor tokenizer.json; give a tokenizer's folder")
+        elif path.is_file() and path.suffix == ".json":
+            files = {name: (path.parent / name).read_bytes() for name in FILES[2:] if (path.parent / name).is_file()}
+            files["tokenizer.json"] = path.read_bytes()
+        elif path.is_file():
+            files = {"tokenizer.model": path.read_bytes()}
+        else:
+            raise UserError(f"there is no tokenizer at {path}; give a .model, a tokenizer.json or their folder")
+        try:
+            return cls(files)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def save(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
+    def save_huggingface(self, folder: str | Path) -> None:
+        """Writes `tokenizer.json` and its companions: the same ids, for `transformers` and its kin."""
+        from maxllm.tokenizer_export import huggingface_files
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in huggingface_files(self).items():
+            (folder / name).write_bytes(content)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the file that decides the ids."""
+        return hashlib.sha256(self.files[self._main_file]).hexdigest()
+
+    def encode(self, text: str, *, bos: bool = False, eos: bool = False, special: bool = False) -> list[int]:
+        """Ids of `text`. A lone surrogate, which no UTF-8 can hold, becomes U+FFFD.
+
+        special: names of special tokens in the text become those tokens.
+        """
+        text = _without_surrogates(text)
+        if special and self.special_tokens:
+            ids = []
+            for part in self._special_pattern.split(text):
+                ids += [self.special_tokens[part]] if part in self.special_tokens else self._codec.encode(part)
+        else:
+            ids = self._codec.encode(text)
+        return self._enclose(ids, bos, eos)
+
+    def encode_batch(self, texts: list[str], *, bos: bool = False, eos: bool = False) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+        encoded = self._codec.encode_batch([_without_surrogates(text) for text in texts])
+        return [self._enclose(ids, bos, eos) for ids in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`. Special tokens give nothing; bytes that are not UTF-8 give U+FFFD."""
+        text = b"".join(self._pieces[i] for i in ids).decode("utf-8", "replace")
+        return text[1:] if self._codec.adds_space and text.startswith(" ") else text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one id adds to the text; b"" for a special token. Perhaps only a part of a character."""
+        return self._pieces[token_id]
+
+    def byte_stream(self) -> ByteStream:
+        return ByteStream(self)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The conversation as one text. To get ids use `encode_chat`, which keeps messages from forging roles."""
+        if self.chat_template is None:
+            raise UserError("this tokenizer has no chat template; use plain completions, or give chat_template.jinja")
+        import jinja2
+
+        try:
+            return self._compiled_template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                **{role: self._role(role) or "" for role in _ROLES},
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise UserError(f"the chat template does not accept these messages: {error}") from error
+
+    def encode_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+        """Ids of the conversation. A special token's name inside a message is text, as anywhere else."""
+        shown = [
+            {**message, "content": self._hide_special(message["content"])}
+            if isinstance(message.get("content"), str)
+            else message
+            for message in messages
+        ]
+        text = _without_surrogates(self.apply_chat_template(shown, add_generation_prompt=add_generation_prompt))
+        ids = []
+        for part in self._special_pattern.split(text):
+            if part in self.special_tokens:
+                ids.append(self.special_tokens[part])
+            else:
+                ids += self._codec.encode(
+                    self._hidden_pattern.sub(lambda match: match[0].replace(_HIDDEN, "", 1), part)
+                )
+        return ids
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self.files,)
+
+    def _choose(self) -> Codec:
+        """Folders of converted models hold both files. If they agree in size, the SentencePiece one is the original."""
+        self._main_file = "tokenizer.model" if "tokenizer.model" in self.files else "tokenizer.json"
+        if "tokenizer.json" not in self.files:
+            return SentencePieceCodec(self.files["tokenizer.model"])
+        huggingface = HuggingFaceCodec(self.files["tokenizer.json"])
+        if self._main_file == "tokenizer.model":
+            original = SentencePieceCodec(self.files["tokenizer.model"])
+            if len(original.pieces) == len(huggingface.pieces):
+                return original
+        self._main_file = "tokenizer.json"
+        return huggingface
+
+    def _role(self, role: str) -> str | None:
+        """The name of the token in this role, from tokenizer_config.json or by custom."""
+        named = self._settings.get(role)
+        named = named.get("content") if isinstance(named, dict) else named
+        return named or next((name for name in _ROLES[role] if name in self.special_tokens), None)
+
+    def _find_chat_template(self) -> str | None:
+        if "chat_template.jinja" in self.files:
+            return self.files["chat_template.jinja"].decode()
+        template = self._settings.get("chat_template")
+        if isinstance(template, list):
+            template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+        if template is None and {"<|im_start|>", "<|im_end|>"} <= self.special_tokens.keys():
+            return CHATML
+        return template
+
+    @cached_property
+    def _compiled_template(self) -> Any:
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        environment.globals["raise_exception"] = _raise_template_error
+        return environment.from_string(self.chat_template or "")
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        names = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("(" + ("|".join(map(re.escape, names)) or "(?!)") + ")")
+
+    @cached_property
+    def _hidden_pattern(self) -> re.Pattern[str]:
+        names = sorted(self.special_tokens, key=len, reverse=True)
+        hidden = [re.escape(name[:1]) + _HIDDEN + re.escape(name[1:]) for name in names]
+        return re.compile("|".join(hidden) or "(?!)")
+
+    def _hide_special(self, text: str) -> str:
+        return self._special_pattern.sub(lambda match: match[0][:1] + _HIDDEN + match[0][1:], text)
+
+    def _enclose(self, ids: list[int], bos: bool, eos: bool) -> list[int]:
+        before = [self.bos_id] if bos and self.bos_id is not None else []
+        after = [self.eos_id] if eos and self.eos_id is not None else []
+        return before + ids + after if before or after else ids
+
+
+class ByteStream:
+    """Turns ids into text as they come, holding back the bytes of an unfinished character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """The characters that `token_id` completes, perhaps none."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        """U+FFFD if the stream ended inside a character, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _without_surrogates(text: str) -> str:
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return _SURROGATES.sub("\ufffd", text)
+
+
+def _raise_template_error(message: str) -> None:
+    import jinja2
+
+    raise jinja2.TemplateError(message)
