@@ -41,7 +41,7 @@ def large_star(group: tuple[str, Iterable[str]]) -> Iterator[Edge]:
 
 
 def small_star(group: tuple[str, Iterable[str]]) -> Iterator[Edge]:
-    """From a node and its smaller neighbours: the node and they move to the smallest of them. Removes repeated edges."""
+    """From a node and its smaller neighbours: the node and they move to the smallest of them; each edge once."""
     node, smaller = group
     distinct = set(smaller)
     smallest = min(distinct)

@@ -20,7 +20,8 @@ def python_syntax(source: str, max_characters: int) -> Drop | None:
         with warnings.catch_warnings():
             # Invalid escapes in old code warn; that is not what is asked here.
             warnings.simplefilter("ignore")
-            compile(source, "<document>", "exec", flags=ast.PyCF_ONLY_AST, dont_inherit=True)
+            # A byte order mark is a property of the file, as it is for Python itself.
+            compile(source.removeprefix("\ufeff"), "<document>", "exec", flags=ast.PyCF_ONLY_AST, dont_inherit=True)
     except SyntaxError as error:
         return Drop("code.syntax", f"line {error.lineno}: {error.msg}")
     except (RecursionError, MemoryError):
@@ -28,7 +29,7 @@ def python_syntax(source: str, max_characters: int) -> Drop | None:
         return Drop("code.nesting", None)
     except (ValueError, OverflowError) as error:
         # Lone surrogates, integers with too many digits.
-        return Drop("code.syntax", str(error)[:200])
+        return Drop("code.syntax", str(error)[:100])
     return None
 
 

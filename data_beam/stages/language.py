@@ -71,11 +71,10 @@ class Language:
         if document.metadata.get("content_type") == "code":
             return document
         language, confidence = self.detect(document.text)
-        confidence = round(confidence, 4)
         if not confidence > self.config.min_confidence:
             language = UNDETERMINED
         if self.languages and language not in self.languages:
             if language == UNDETERMINED:
-                return Drop("language.low_confidence", confidence)
+                return Drop("language.low_confidence", round(confidence, 4))
             return Drop("language.not_wanted", language)
-        return document.with_text(document.text, language=language, language_confidence=confidence)
+        return document.with_text(document.text, language=language, language_confidence=round(confidence, 4))

@@ -45,6 +45,9 @@ class Repetition:
         """(positions, names, number of names) of the n-grams that occur at least twice."""
         while len(self._repeated) < n:
             positions, names, names_count = self._repeated[-1]
+            if not len(positions):
+                self._repeated.append(self._repeated[-1])
+                continue
             # Positions followed by a position: both n-grams inside the (n+1)-gram repeat.
             follows = np.flatnonzero(np.diff(positions) == 1)
             pairs = names[follows] * names_count + names[follows + 1]
