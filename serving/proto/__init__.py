@@ -1,0 +1,1 @@
+"""JetStream's wire format as protobuf messages; generated from orchestrator.proto."""

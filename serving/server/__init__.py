@@ -1,0 +1,1 @@
+"""One process, two ports: JetStream's gRPC and OpenAI's HTTP."""
