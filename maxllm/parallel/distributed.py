@@ -1,0 +1,186 @@
+"""One job of many processes: how they find each other, which rows of a batch each one feeds, what they see.
+
+Who starts the processes says so in the environment, looked at in this order:
+  JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES, JAX_PROCESS_ID   set by hand or by any launcher
+  SLURM_*                                                                `srun`
+  a TPU in this machine                                                  JAX asks the TPU's own metadata
+and otherwise there is one process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from rich.table import Table
+
+from maxllm.config.errors import UserError
+from maxllm.parallel.rules import spec
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+class Job(NamedTuple):
+    """What `jax.distributed.initialize` is told. `local_device_ids`: None = every device of the machine."""
+
+    coordinator_address: str
+    num_processes: int
+    process_id: int
+    local_device_ids: list[int] | None = None
+
+
+def initialize(timeout_s: int = 300) -> None:
+    """Join the other processes if there are any. Call before anything else asks JAX for devices; twice does no harm.
+
+    Raises UserError if the environment is incomplete or the others are not found within `timeout_s` seconds.
+    """
+    if jax.distributed.is_initialized():
+        return
+    job = find_job(os.environ)
+    if job is None and not _tpu_here(os.environ):
+        return
+    try:
+        if job is None:
+            jax.distributed.initialize(initialization_timeout=timeout_s)
+        else:
+            jax.distributed.initialize(
+                **job._asdict(), cluster_detection_method="deactivate", initialization_timeout=timeout_s
+            )
+    except Exception as error:
+        where = (
+            f"process {job.process_id} of {job.num_processes} at {job.coordinator_address}" if job else "the TPU pod"
+        )
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{where}: the processes of this job did not meet within {timeout_s} s ({reason[:160]}); check that all of "
+            "them run and can reach the coordinator's address and port"
+        ) from None
+
+
+def find_job(environment: Mapping[str, str]) -> Job | None:
+    """The job that `environment` describes, or None. Raises UserError if half of it is there."""
+    explicit = {
+        name: environment.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    }
+    if any(explicit.values()):
+        missing = [name for name, value in explicit.items() if not value]
+        if missing:
+            raise UserError(f"the environment sets {_set(explicit)} but not {' and '.join(missing)}; set all three")
+        address, count, index = explicit.values()
+        if ":" not in address or not count.isdigit() or not index.isdigit() or int(index) >= int(count):
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS={address} JAX_NUM_PROCESSES={count} JAX_PROCESS_ID={index}: want host:port, "
+                "a number of processes, and a process from 0 to that number - 1"
+            )
+        return Job(address, int(count), int(index))
+    return _slurm_job(environment)
+
+
+def _set(values: Mapping[str, str | None]) -> str:
+    return " and ".join(name for name, value in values.items() if value)
+
+
+def _slurm_job(environment: Mapping[str, str]) -> Job | None:
+    """The step `srun` started this process in.
+
+    JAX's own detection gives every SLURM process one device, its local rank, which with one task per node leaves
+    all but the first GPU idle; here a task that is alone on its node has the whole node.
+    """
+    # Without a step (an `salloc` shell, an `sbatch` script before `srun`) this process is alone, whatever SLURM_NTASKS
+    # says, and would wait for the others for ever.
+    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
+    if any(name not in environment for name in names) or int(environment["SLURM_STEP_NUM_TASKS"]) == 1:
+        return None
+    first = _first_host(environment["SLURM_STEP_NODELIST"])
+    # As JAX: a port of the ephemeral range, the same for all, different for jobs that share a node.
+    port = int(environment["SLURM_JOB_ID"]) % 4096 + 65535 - 4095
+    alone = all(count.startswith("1(") or count == "1" for count in _tasks_per_node(environment))
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    own = alone or (visible and "," not in visible)  # --gpus-per-task=1 hides the others already
+    return Job(
+        f"{first}:{port}",
+        int(environment["SLURM_STEP_NUM_TASKS"]),
+        int(environment["SLURM_PROCID"]),
+        None if own else [int(environment["SLURM_LOCALID"])],
+    )
+
+
+def _tasks_per_node(environment: Mapping[str, str]) -> list[str]:
+    return environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(",")
+
+
+def _first_host(node_list: str) -> str:
+    """`node[003-007,9],other` -> `node003`."""
+    match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", node_list)
+    return (match[1] + (match[2] or "")) if match else node_list
+
+
+def _tpu_here(environment: Mapping[str, str]) -> bool:
+    platforms = environment.get("JAX_PLATFORMS", "tpu")
+    return "tpu" in platforms and (Path("/dev/accel0").exists() or _vfio_tpu())
+
+
+def _vfio_tpu() -> bool:
+    """Newer TPU machines show their chips as VFIO devices, as other accelerators may; libtpu tells them apart."""
+    if not any(entry.name.isdigit() for entry in Path("/dev/vfio").glob("*")):
+        return False
+    import importlib.util
+
+    return importlib.util.find_spec("libtpu") is not None
+
+
+# What this process sees ---------------------------------------------------------------------------
+
+
+class Feed(NamedTuple):
+    """The share `index` of `count` of every batch's rows."""
+
+    index: int
+    count: int
+
+
+def feed_of(mesh: Mesh, batch_size: int) -> Feed:
+    """Which rows of a `[batch_size, length]` batch this process's devices hold.
+
+    Processes that hold the same rows (where `tensor` spans hosts) get the same feed.
+    Raises UserError where the rows are not one even stretch.
+    """
+    sharding = NamedSharding(mesh, spec(("batch", "length")))
+    try:
+        slices = sharding.addressable_devices_indices_map((batch_size, 1)).values()
+    except ValueError:
+        parts = mesh.shape["data"] * mesh.shape["fsdp"]
+        raise UserError(f"data.batch_size {batch_size} is not divisible by mesh.data x mesh.fsdp = {parts}") from None
+    rows = sorted({row for index in slices for row in range(*index[0].indices(batch_size))})
+    count, start = batch_size // len(rows), rows[0]
+    if rows != list(range(start, start + len(rows))) or count * len(rows) != batch_size or start % len(rows):
+        raise UserError(
+            f"mesh {dict(mesh.shape)}: the devices of process {jax.process_index()} do not hold one stretch of the "
+            "batch; let data x fsdp be a multiple of the number of processes"
+        )
+    return Feed(start // len(rows), count)
+
+
+def device_table(mesh: Mesh) -> Table:
+    """One row for each kind of device: how many, in how many processes, with how much memory each."""
+    table = Table(title=f"mesh {' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())}")
+    for column in ("devices", "kind", "platform", "processes", "memory each"):
+        table.add_column(column)
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for device in mesh.devices.flat:
+        groups.setdefault((device.device_kind, device.platform), []).append(device)
+    for (kind, platform), devices in groups.items():
+        processes = len({device.process_index for device in devices})
+        table.add_row(str(len(devices)), kind, platform, str(processes), _memory(devices))
+    return table
+
+
+def _memory(devices: list[Any]) -> str:
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    limit = ((local[0].memory_stats() or {}) if local else {}).get("bytes_limit")
+    return f"{limit / 2**30:.0f} GiB" if limit else "the host's"

@@ -1,0 +1,304 @@
+"""The training loop: batch, step, and now and then numbers, an evaluation, a checkpoint.
+
+    train(config)      # starts, or goes on from the newest whole checkpoint in train.run_dir
+
+Batch k is a function of the config and k alone, and so is the update it makes to given parameters. What a run needs
+to go on bit for bit is therefore its parameters, its optimizer's moments and one integer, the number of steps done.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from maxllm import summary
+from maxllm.config.errors import UserError
+from maxllm.config.train import TrainConfig
+from maxllm.data.loader import Loader
+from maxllm.models.create import abstract as abstract_model
+from maxllm.models.create import create
+from maxllm.models.decoder import Decoder
+from maxllm.objectives import causal_lm
+from maxllm.optim import make_optimizer, make_schedule
+from maxllm.parallel import compilation_cache, distributed
+from maxllm.parallel.mesh import make_mesh, place_batch
+from maxllm.parallel.rules import check_layout
+from maxllm.tokenizer import Tokenizer
+from maxllm.train import run_dir as run_folder
+from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, pack_tokenizer
+from maxllm.train.guard import Diverged, Interrupted, Signals, check_finite
+from maxllm.train.metrics import METRICS, Display, Pace, Record, Writer, read, resident_bytes
+from maxllm.train.state import TrainState, abstract_state, create_state
+from maxllm.train.step import make_eval_step, make_train_step
+
+# Called with the model and the step; the numbers it returns join that step's record.
+Evaluation = Callable[[Decoder, int], dict[str, float]]
+
+
+def train(config: TrainConfig, *, evaluate: Evaluation | None = None) -> Record:
+    """Train to `config.train.steps` and return the last step's record: loss, held_out_loss, learning_rate, ...
+
+    In a job of many processes every one of them calls this. `evaluate` runs beside the held-out loss, every
+    `train.eval_every` steps and at the end.
+
+    Raises UserError for what a user can mend, Diverged among them, and Interrupted once a signalled run is saved.
+    """
+    distributed.initialize()
+    compilation_cache.enable()
+    folder = Path(config.train.run_dir)
+    held = run_folder.lock(folder) if jax.process_index() == 0 else None
+    try:
+        return _Run(config, folder, evaluate).go()
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error} ({error.filename or 'no file named'})") from error
+    finally:
+        if held:
+            held.close()
+
+
+class _Run:
+    """What the loop's parts share. Built in the order in which a mistake is cheapest to find."""
+
+    def __init__(self, config: TrainConfig, folder: Path, evaluate: Evaluation | None):
+        self.config, self.loop, self.folder = config, config.train, folder
+        self.first = jax.process_index() == 0
+        self.evaluate = evaluate
+        self.tokenizer = _tokenizer_of(config)
+        self.prints = run_folder.fingerprints(config, self.tokenizer)
+        self.display = Display(self.loop.steps, 0, quiet=not self.first)
+        self.mesh = make_mesh(config.mesh)
+        check_layout(config.model, self.mesh, config.data.batch_size // self.loop.accumulation_steps)
+        self.loader = self._loader("train")
+        self.checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=self.loop.keep_checkpoints, say=self.display.say)
+        if meta := self.checkpoints.newest_meta():
+            run_folder.check_same_run(str(folder), meta, config, self.prints)
+        if self.first:
+            run_folder.write(folder, config, self.prints, self.tokenizer)
+
+        self.schedule = jax.jit(make_schedule(config.schedule, config.optimizer.learning_rate, self.loop.steps))
+        optimizer = make_optimizer(config.optimizer, config.schedule, self.loop.steps)
+        objective = functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk)
+        self.structure, self.state = self._begin(optimizer)
+        self.step = int(self.state.step)
+        self.train_step = make_train_step(
+            self.structure, objective, optimizer, self.mesh, accumulation_steps=self.loop.accumulation_steps
+        )
+        self.eval_step = make_eval_step(self.structure, objective, self.mesh)
+        self.waiting: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the devices
+        self.newest_saved = self.step or None
+        tokens = config.data.batch_size * config.data.sequence_length
+        self.pace = Pace(tokens)
+        self.last: Record = {}
+
+    def _loader(self, split: str) -> Loader:
+        index, count = distributed.feed_of(self.mesh, self.config.data.batch_size)
+        return Loader(
+            self.config.data,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            host_index=index,
+            host_count=count,
+            split=split,
+        )
+
+    def _begin(self, optimizer: Any) -> tuple[nnx.GraphDef, TrainState]:
+        """The state to go on from, made or restored where it will live."""
+        structure, shapes = abstract_model(self.config.model, self.config.compute)
+        target = abstract_state(shapes, optimizer, self.mesh)
+        restored = self.checkpoints.restore({"parameters": target.parameters, "optimizer": target.optimizer})
+        if restored is None:
+            model = create(self.config.model, self.config.compute, self.mesh, self.loop.seed)
+            return create_state(model, optimizer, self.mesh)
+        step = jax.device_put(np.int32(restored.step), target.step.sharding)
+        self.display.say(f"going on from the checkpoint of step {restored.step} in {self.checkpoints.folder}")
+        return structure, TrainState(step, restored.trees["parameters"], restored.trees["optimizer"])
+
+    # The loop -----------------------------------------------------------------------------------
+
+    def go(self) -> Record:
+        if self.step >= self.loop.steps:
+            return self._finished_before()
+        self._introduce()
+        self.writer = self._open_writer()
+        began, start = time.perf_counter(), self.step
+        try:
+            with Signals(self.display.say) as signals, self.display:
+                self._steps(signals)
+            self.checkpoints.close()
+        except SaveFailed as failure:
+            raise UserError(str(failure)) from failure
+        finally:
+            if self.writer:
+                self.writer.close()
+        if self.first:
+            seconds = time.perf_counter() - began
+            summary.say(
+                f"trained {self.loop.steps - start} steps in {seconds:.0f} s to {_described(self.last)}; {self.folder}"
+            )
+        return self.last
+
+    def _steps(self, signals: Signals) -> None:
+        loop, compiled_at = self.loop, self.step + 1
+        batches = self.loader.iterate(self.step)
+        while self.step < loop.steps:
+            self.state, metrics = self.train_step(self.state, place_batch(next(batches), self.mesh))
+            self.step += 1
+            self.pace.step()
+            self.waiting.append((self.step, metrics))
+            if self.step == compiled_at:
+                self._first_step_done(metrics)
+            stop, last = signals.stop(self.step), self.step == loop.steps
+            evaluate = not stop and (last or (loop.eval_every and self.step % loop.eval_every == 0))
+            save = stop or last or self.step % loop.checkpoint_every == 0
+            if evaluate or save or self.step % loop.log_every == 0:
+                self._report(evaluate=bool(evaluate))
+            if save:
+                self._save(must=bool(stop or last))
+            if evaluate or save:
+                self.pace.restart()
+            if stop:
+                self.checkpoints.close()
+                self.display.say(f"saved step {self.step}; run the same command to go on")
+                raise Interrupted(stop)
+
+    def _report(self, *, evaluate: bool) -> None:
+        """Fetch what has gathered on the devices, refuse NaN, write a line a step, show the newest."""
+        fetched = jax.device_get(self.waiting)  # waits for the devices, once a block
+        self.waiting = []
+        rates = self.pace.block()
+        records: list[Record] = []
+        for step, metrics in fetched:
+            numbers = {name: float(value) for name, value in metrics.items()}
+            try:
+                check_finite(step, numbers, self.loader.document_ids, self.newest_saved)
+            except Diverged:
+                self._write(records)  # the curve up to the cliff
+                raise
+            records.append({"step": step, **numbers, "learning_rate": self._learning_rate(step), **rates})
+        self.last = records[-1]
+        self.last["host_memory_bytes"] = resident_bytes()
+        if evaluate:
+            self.last |= self._held_out()
+        self._write(records)
+        self.display.show(self.last)
+        try:
+            self.checkpoints.poll()
+        except SaveFailed as failure:
+            self.display.say(f"{failure}; training goes on")
+
+    def _write(self, records: list[Record]) -> None:
+        if self.writer:
+            self.writer.write(records)
+
+    def _learning_rate(self, step: int) -> float:
+        """Of the update that made step `step`, which counts the updates before it."""
+        return float(self.schedule(step - 1))
+
+    def _first_step_done(self, metrics: dict[str, jax.Array]) -> None:
+        began = self.pace.since
+        jax.block_until_ready(metrics)
+        self._learning_rate(self.step)  # compiles too
+        self.display.say(f"first step after {time.perf_counter() - began:.1f} s, compiling included")
+        self.pace.restart()
+
+    def _save(self, *, must: bool) -> None:
+        """`must`: there is no later step at which to try again."""
+        if self.writer:
+            self.writer.sync()
+        meta = {
+            "next_batch": self.step,
+            "random": {"seed": self.loop.seed, "step": self.step},  # keys are folded from these two
+            "config": self.config.model_dump(mode="json"),
+            "fingerprints_of_inputs": self.prints,
+        }
+        trees = {"parameters": self.state.parameters, "optimizer": self.state.optimizer}
+        try:
+            self.checkpoints.save(self.step, trees, meta, {"tokenizer": pack_tokenizer(self.tokenizer)})
+            if must:
+                self.checkpoints.wait()
+            self.newest_saved = self.step
+        except SaveFailed as failure:
+            if must:
+                raise
+            self.display.say(f"{failure}; training goes on")
+
+    # Evaluation ---------------------------------------------------------------------------------
+
+    def _held_out(self) -> Record:
+        """Mean held-out loss in nats per token, and what `evaluate` adds."""
+        found: Record = {}
+        if self._held_out_loader:
+            total = None
+            for index in range(self.loop.eval_batches):
+                batch = place_batch(self._held_out_loader.batch(index), self.mesh)
+                terms = self.eval_step(self.state.parameters, batch)
+                total = terms if total is None else jax.tree.map(jnp.add, total, terms)
+            found["held_out_loss"] = float(total["loss"].mean())
+        if self.evaluate:
+            found |= self.evaluate(nnx.merge(self.structure, self.state.parameters), self.step)
+        return found
+
+    @functools.cached_property
+    def _held_out_loader(self) -> Loader | None:
+        try:
+            return self._loader("held_out")
+        except UserError as error:
+            self.display.say(f"no held-out loss: {error}")
+            return None
+
+    # Words --------------------------------------------------------------------------------------
+
+    def _introduce(self) -> None:
+        self.display.console.print(distributed.device_table(self.mesh))
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.state.parameters))
+        data = self.config.data
+        self.display.say(
+            f"{count:,} parameters in {self.config.compute.dtype}; {data.batch_size} x {data.sequence_length} = "
+            f"{data.batch_size * data.sequence_length:,} tokens a step; {self.loop.steps} steps, from {self.step}"
+        )
+
+    def _open_writer(self) -> Writer | None:
+        if not self.first:
+            return None
+        return Writer(
+            self.folder,
+            resume_step=self.step,
+            wandb_project=self.loop.wandb_project,
+            config=self.config.model_dump(mode="json"),
+        )
+
+    def _finished_before(self) -> Record:
+        records = read(self.folder / METRICS) if (self.folder / METRICS).exists() else []
+        self.last = records[-1] if records else {"step": self.step}
+        self.checkpoints.close()
+        if self.first:
+            summary.say(
+                f"step {self.step} of {self.loop.steps} was reached before: {_described(self.last)}; {self.folder}"
+            )
+        return self.last
+
+
+def _tokenizer_of(config: TrainConfig) -> Tokenizer:
+    if not config.data.sources:
+        raise UserError("data.sources is empty; name a folder that `maxllm tokenize` wrote, data.sources.web.path=...")
+    path = Path(next(iter(config.data.sources.values())).path) / "tokenizer"
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size {config.model.vocab_size} is less than the {tokenizer.vocab_size} tokens of {path}; "
+            f"set model.vocab_size={-(-tokenizer.vocab_size // 64) * 64}"
+        )
+    return tokenizer
+
+
+def _described(record: Record) -> str:
+    shown = {"loss": ".4f", "held_out_loss": ".4f", "tokens_per_second": ",.0f", "mfu": ".1%"}
+    parts = [f"{name} {record[name]:{form}}" for name, form in shown.items() if name in record]
+    return ", ".join(parts) or f"step {record['step']}"
