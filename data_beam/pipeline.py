@@ -50,7 +50,7 @@ def curate(config: CurateConfig, beam_args: Sequence[str] = (), *, force: bool =
         check_stages(config)
         folder = output.new_run()
         progress.reset()
-        run(lambda pipeline: pipeline | "Curate" >> Curate(config, folder), beam_args, "curate")
+        run(lambda pipeline: pipeline | "Curate" >> Curate(config, folder), beam_args)
     else:
         logger.info("curate: an earlier run wrote everything and was stopped; putting its output in place")
     manifest = read_json(f"{folder}/{MANIFEST}")
