@@ -73,7 +73,7 @@ class _Run:
         self.evaluate = evaluate
         self.tokenizer = _tokenizer_of(config)
         self.prints = run_folder.fingerprints(config, self.tokenizer)
-        self.display = Display(self.loop.steps, 0, quiet=not self.first)
+        self.display = Display(self.loop.steps, quiet=not self.first)
         self.mesh = make_mesh(config.mesh)
         check_layout(config.model, self.mesh, config.data.batch_size // self.loop.accumulation_steps)
         self.loader = self._loader("train")

@@ -152,16 +152,16 @@ class Pace:
 class Display:
     """A live bar on a terminal, one plain line per block elsewhere, silence on all processes but the first."""
 
-    def __init__(self, steps: int, start: int, *, quiet: bool = False, console: Console | None = None):
+    def __init__(self, steps: int, *, quiet: bool = False, console: Console | None = None):
         self.console = console or Console(highlight=False, quiet=quiet)
         self._steps = steps
-        self._start = start
+        self._start = 0
         self._began: float | None = None
         self._bar = None
         if self.console.is_terminal and not quiet:
             columns = (BarColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("starting", total=steps, completed=start)
+            self._task = self._bar.add_task("starting", total=steps)
 
     def __enter__(self) -> Display:
         if self._bar:
