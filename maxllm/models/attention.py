@@ -6,7 +6,8 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from maxllm.kernels.attention import attend_to_cache, attention
+from maxllm.kernels.attention import attention
+from maxllm.kernels.cached_attention import attend_to_cache
 from maxllm.models.linear import Linear
 from maxllm.models.rope import Rotation, rotate
 from maxllm.parallel.rules import constrain
