@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN", help="a run directory, a checkpoint, or a Hugging Face folder")
     parser.add_argument("prompt", help="the text to continue; - reads it from standard input")
     parser.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="default %(default)s")
-    parser.add_argument("--temperature", type=float, default=defaults.temperature, help="0 = greedy; default %(default)s")
+    parser.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help="0 = greedy; default %(default)s"
+    )
     parser.add_argument("--top-k", type=int, default=defaults.top_k, help="0 = all tokens; default %(default)s")
     parser.add_argument("--top-p", type=float, default=defaults.top_p, help="default %(default)s")
     parser.add_argument("--seed", type=int, help="the same seed gives the same text")

@@ -61,9 +61,7 @@ def generate_texts(
 ) -> list[str]:
     """What the model says after each prompt. For several calls on one model keep a `local_scheduler`."""
     with local_scheduler(model, tokenizer, config) as scheduler:
-        completions = complete_texts(
-            scheduler, tokenizer, prompts, max_tokens=max_tokens, sampling=sampling, stop=stop
-        )
+        completions = complete_texts(scheduler, tokenizer, prompts, max_tokens=max_tokens, sampling=sampling, stop=stop)
     return [completion.text for completion in completions]
 
 

@@ -52,8 +52,10 @@ class TextStream:
     def push(self, token_id: int, logprob: TokenLogprob | None = None) -> Piece:
         """One more token. After a Piece with a `stop` nothing may follow."""
         start = self._released + len(self._held)
-        self._held += self._bytes.push(token_id)
-        self._tokens.append(_Token(token_id, logprob, start, self._released + len(self._held)))
+        text = self._bytes.push(token_id)
+        self._held += text
+        # A part of a character belongs to the next one that is whole.
+        self._tokens.append(_Token(token_id, logprob, start, start + max(len(text), 1)))
         if not self._stop:
             return self._release(len(self._held))
         found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
@@ -68,6 +70,7 @@ class TextStream:
     def flush(self) -> Piece:
         """Everything held back: no stop string came. Bytes that never became a character give U+FFFD."""
         self._held += self._bytes.flush()
+        self._tokens = deque(token._replace(end=token.start) for token in self._tokens)
         return self._release(len(self._held))
 
     def _release(self, count: int) -> Piece:

@@ -1,0 +1,318 @@
+"""Many requests at once: each gets what it would get alone, and nobody pays for another's failure."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from maxllm.config.serve import SchedulerConfig
+from maxllm.generate.request import InvalidRequest, QueueFull, Request, SamplingParams, Unavailable
+from maxllm.generate.scheduler import Scheduler
+
+GREEDY = SamplingParams(temperature=0)
+FOREVER = 80  # tokens; as good as
+
+
+def ask(prompt, max_tokens=8, sampling=GREEDY, **options) -> Request:
+    return Request(tuple(prompt), max_tokens, sampling, **{"ignore_eos": True, **options})
+
+
+def test_greedy_text_is_the_training_models_token_for_token_alone_and_in_a_full_batch(
+    scheduler, prompts, greedy, tokenizer
+):
+    expected = [greedy(prompt, 24) for prompt in prompts]
+    alone = scheduler.submit(ask(prompts[0], 24)).result()
+    assert alone.token_ids == expected[0]
+    # Nine requests on four slots, each coming and going at its own time.
+    handles = [scheduler.submit(ask(prompt, 6 + 2 * i)) for i, prompt in enumerate(prompts)]
+    for i, handle in enumerate(handles):
+        done = handle.result()
+        assert done.token_ids == expected[i][: 6 + 2 * i]
+        assert done.text == tokenizer.decode(done.token_ids) and done.finish_reason == "length"
+        assert done.usage == (len(prompts[i]), 6 + 2 * i)
+
+
+def test_a_seed_gives_the_same_text_alone_and_in_any_company(scheduler, prompts):
+    def draw(seed):
+        return ask(prompts[3], 16, SamplingParams(temperature=1.5, top_k=40, top_p=0.95, seed=seed))
+
+    alone = [scheduler.submit(draw(seed)).result().token_ids for seed in (1, 2)]
+    assert alone[0] != alone[1]
+    company = [scheduler.submit(ask(prompt, 30, SamplingParams())) for prompt in prompts[:3]]
+    together = [scheduler.submit(draw(seed)) for seed in (2, 1)]
+    assert [handle.result().token_ids for handle in together] == alone[::-1]
+    assert all(handle.result().finish_reason == "length" for handle in company)
+
+
+def test_eos_and_stop_tokens_end_without_being_part_of_the_text(scheduler, prompts, greedy):
+    tokens = greedy(prompts[2], 10)
+    stop = tokens[6]
+    at = tokens.index(stop)
+    done = scheduler.submit(ask(prompts[2], 10, stop_token_ids=(stop,))).result()
+    assert (done.token_ids, done.finish_reason, done.stop_reason) == (tokens[:at], "stop", stop)
+    assert done.usage.completion_tokens == at + 1
+
+
+def test_a_stop_string_ends_the_text_before_it(scheduler, prompts, greedy, tokenizer):
+    text = tokenizer.decode(greedy(prompts[5], 30))
+    middle = len(text) // 2
+    stop = next(text[i : i + 4] for i in range(middle, len(text)) if "\ufffd" not in text[i : i + 4])
+    done = scheduler.submit(ask(prompts[5], 30, stop=("never in there", stop))).result()
+    assert done.text == text[: text.index(stop)]
+    assert (done.finish_reason, done.stop_reason) == ("stop", stop)
+
+
+def test_logprobs_and_echo_are_the_models_own(scheduler, prompts, forward):
+    prompt = prompts[6]
+    done = scheduler.submit(ask(prompt, 5, logprobs=2, echo=True)).result()
+    ids = [*prompt, *done.token_ids]
+    expected = np.asarray(jax.nn.log_softmax(forward(ids)))
+    everything = [*done.prompt_logprobs, *done.logprobs]
+    assert [entry.token_id for entry in everything] == ids
+    assert everything[0].logprob is None
+    for i, entry in enumerate(everything[1:]):
+        assert entry.logprob == pytest.approx(expected[i, entry.token_id], abs=2e-5)
+        assert [token for token, _ in entry.top] == np.argsort(-expected[i])[:2].tolist()
+
+
+def test_a_prompt_can_be_scored_and_not_continued(scheduler, prompts, tokenizer):
+    done = scheduler.submit(ask(prompts[7], 0, logprobs=1, echo=True)).result()
+    assert done.token_ids == () and done.finish_reason == "length" and done.usage == (len(prompts[7]), 0)
+    assert done.prompt_text == tokenizer.decode(prompts[7]) and len(done.prompt_logprobs) == len(prompts[7])
+    assert scheduler.submit(ask(prompts[7], 1)).result().usage.completion_tokens == 1
+
+
+def test_cancelling_frees_the_slot_for_who_waits(scheduler, prompts):
+    running = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(4)]
+    waiting = scheduler.submit(ask(prompts[1], 2))
+    first = [next(handle.events()) for handle in running]  # leaving the iterator cancels
+    assert all(event.finish_reason is None for event in first)
+    assert waiting.result().finish_reason == "length"
+    for handle in running:
+        assert handle.result().finish_reason == "cancelled"
+    assert scheduler.stats.finished["cancelled"] == 4
+
+
+def test_leaving_an_async_stream_cancels(scheduler, prompts):
+    async def main():
+        handle = scheduler.submit(ask(prompts[0], FOREVER))
+        task = asyncio.create_task(handle.aresult())
+        await asyncio.sleep(0.02)
+        task.cancel()
+        others = [scheduler.submit(ask(prompt, 6)) for prompt in prompts[:6]]
+        done = await asyncio.gather(*[other.aresult() for other in others])
+        return handle, [completion.usage.completion_tokens for completion in done]
+
+    handle, counts = asyncio.run(main())
+    assert handle.cancelled and counts == [6] * 6
+
+
+def test_a_full_queue_refuses_and_recovers(engine, tokenizer, prompts):
+    with Scheduler(engine, tokenizer, SchedulerConfig(queue=2)) as scheduler:
+        running = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(2)]
+        accepted, refused = [], 0
+        for _ in range(20):
+            try:
+                accepted.append(scheduler.submit(ask(prompts[0], FOREVER)))
+            except QueueFull:
+                refused += 1
+        assert refused and scheduler.stats.refused == refused
+        for handle in (*running, *accepted):
+            handle.cancel()
+            assert handle.result().finish_reason in ("cancelled", "length")
+        assert scheduler.submit(ask(prompts[0], 2)).result().finish_reason == "length"
+
+
+def test_a_deadline_ends_a_request_running_or_waiting(scheduler, prompts):
+    hogs = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(4)]
+    waiting = scheduler.submit(ask(prompts[0], FOREVER, deadline_seconds=1e-4)).result()
+    assert (waiting.finish_reason, waiting.text) == ("deadline", "")
+    for hog in hogs:
+        hog.result()
+
+
+def test_draining_refuses_new_requests_and_finishes_the_accepted(engine, tokenizer, prompts, greedy):
+    scheduler = Scheduler(engine, tokenizer, SchedulerConfig())
+    with pytest.raises(Unavailable):
+        scheduler.submit(ask(prompts[0]))
+    scheduler.start()
+    handles = [scheduler.submit(ask(prompt, 12)) for prompt in prompts[:7]]
+    assert scheduler.drain(30)
+    assert not scheduler.accepting and not scheduler.healthy
+    with pytest.raises(Unavailable):
+        scheduler.submit(ask(prompts[0]))
+    assert [handle.result().token_ids for handle in handles] == [greedy(prompt, 12) for prompt in prompts[:7]]
+
+
+def test_draining_cancels_what_takes_too_long(engine, tokenizer, prompts):
+    scheduler = Scheduler(engine, tokenizer, SchedulerConfig()).start()
+    handles = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(8)]
+    assert not scheduler.drain(0)
+    reasons = {handle.result().finish_reason for handle in handles}
+    assert "cancelled" in reasons and reasons <= {"cancelled", "length"}
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        (dict(prompt=()), "the prompt is empty"),
+        (dict(prompt=(1, 2, 10**6)), "token id 1000000 in the prompt is not in the vocabulary"),
+        (dict(prompt=(1, -1)), "token id -1"),
+        (dict(prompt=(1, 2**80)), "must be integers"),
+        (dict(prompt=("a",)), "must be integers"),
+        (dict(prompt=(1,) * 97), "97 tokens; at most 96"),
+        (dict(prompt=(1,) * 96), "leave no room"),
+        (dict(max_tokens=-1), "max_tokens"),
+        (dict(sampling=SamplingParams(temperature=float("nan"))), "temperature"),
+        (dict(sampling=SamplingParams(top_p=0)), "top_p"),
+        (dict(sampling=SamplingParams(top_k=-1)), "top_k"),
+        (dict(stop=("",)), "stop string"),
+        (dict(logprobs=6), "between 0 and 5"),
+        (dict(deadline_seconds=0), "deadline_seconds"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_a_sentence(scheduler, wrong, sentence):
+    with pytest.raises(InvalidRequest, match=sentence):
+        scheduler.submit(Request(**{"prompt": (1, 2), **wrong}))
+
+
+def test_an_answer_is_cut_to_what_fits(scheduler, prompts):
+    assert scheduler.submit(ask(prompts[8], 10**9)).result().usage == (40, 96 - 40)
+
+
+class Saboteur:
+    """A tokenizer that fails while detokenising one given token."""
+
+    def __init__(self, tokenizer, token):
+        self._tokenizer, self._token = tokenizer, token
+        self.vocab_size, self.eos_id, self.decode = tokenizer.vocab_size, tokenizer.eos_id, tokenizer.decode
+
+    def byte_stream(self):
+        stream = self._tokenizer.byte_stream()
+        push = stream.push
+
+        def fail(token):
+            if token == self._token:
+                raise KeyError("no such piece")
+            return push(token)
+
+        stream.push = fail
+        return stream
+
+
+def test_a_failing_detokeniser_fails_its_request_alone(engine, tokenizer, prompts, greedy):
+    expected = [greedy(prompt, 10) for prompt in prompts[:4]]
+    poison = next(token for token in expected[1][2:] if token not in {*expected[0], *expected[2], *expected[3]})
+    with Scheduler(engine, Saboteur(tokenizer, poison), SchedulerConfig()) as scheduler:
+        results = [handle.result() for handle in [scheduler.submit(ask(prompt, 10)) for prompt in prompts[:4]]]
+        assert [result.finish_reason for result in results] == ["length", "error", "length", "length"]
+        assert "no such piece" in results[1].error and "no such piece" not in results[1].text
+        assert [results[i].token_ids for i in (0, 2, 3)] == [expected[i] for i in (0, 2, 3)]
+
+
+def test_a_failing_prefill_fails_its_request_alone(scheduler, prompts, greedy, monkeypatch):
+    prefill = scheduler.engine.prefill
+
+    def fail_once(**arguments):
+        if arguments["true_length"] == len(prompts[2]):
+            raise RuntimeError("out of memory, say")
+        return prefill(**arguments)
+
+    monkeypatch.setattr(scheduler.engine, "prefill", fail_once)
+    results = [handle.result() for handle in [scheduler.submit(ask(prompt, 10)) for prompt in prompts[:4]]]
+    assert [result.finish_reason for result in results] == ["length", "length", "error", "length"]
+    assert results[3].token_ids == greedy(prompts[3], 10) and scheduler.healthy
+
+
+def test_a_failing_step_fails_those_in_it_and_the_engine_goes_on(scheduler, prompts, greedy, monkeypatch):
+    generate, calls = scheduler.engine.generate, []
+
+    def fail_once(params, state, **bounds):
+        calls.append(bounds)
+        if len(calls) == 5:
+            for leaf in jax.tree.leaves(state):
+                leaf.delete()  # as a failed step would: its state was donated
+            raise RuntimeError("device lost, say")
+        return generate(params, state, **bounds)
+
+    monkeypatch.setattr(scheduler.engine, "generate", fail_once)
+    doomed = [scheduler.submit(ask(prompt, 40)) for prompt in prompts[:2]]
+    assert [handle.result().finish_reason for handle in doomed] == ["error", "error"]
+    assert scheduler.submit(ask(prompts[3], 10)).result().token_ids == greedy(prompts[3], 10)
+    assert scheduler.healthy and scheduler.stats.finished["error"] == 2
+
+
+def test_an_engine_that_cannot_be_set_up_again_says_so_to_all(engine, tokenizer, prompts, monkeypatch):
+    scheduler = Scheduler(engine, tokenizer, SchedulerConfig()).start()
+
+    def broken(*_, **__):
+        raise RuntimeError("broken for good")
+
+    monkeypatch.setattr(engine, "generate", broken)
+    monkeypatch.setattr(engine, "init_decode_state", broken)
+    handles = [scheduler.submit(ask(prompt, 10)) for prompt in prompts[:6]]
+    for handle in handles:
+        assert handle.result().finish_reason == "error"
+    scheduler.close()
+    assert not scheduler.healthy and not scheduler.accepting
+    with pytest.raises(Unavailable):
+        scheduler.submit(ask(prompts[0]))
+
+
+def test_decoding_goes_on_while_prompts_queue(scheduler, prompts, monkeypatch):
+    """Never two prefills in a row while somebody waits for his next token."""
+    calls = []
+    for name in ("prefill", "generate"):
+        function = getattr(scheduler.engine, name)
+        monkeypatch.setattr(
+            scheduler.engine, name, lambda *a, _f=function, _n=name, **k: (calls.append(_n), _f(*a, **k))[1]
+        )
+    handles = [scheduler.submit(ask(prompt, 9)) for prompt in prompts]
+    for handle in handles:
+        handle.result()
+    assert calls.count("prefill") == len(prompts)
+    assert ("prefill", "prefill") not in set(zip(calls, calls[1:], strict=False))
+
+
+def test_requests_may_come_from_many_threads(scheduler, prompts, greedy):
+    expected = [greedy(prompt, 5) for prompt in prompts]
+    wrong = []
+
+    def client(i):
+        for _ in range(3):
+            if scheduler.submit(ask(prompts[i], 5)).result().token_ids != expected[i]:
+                wrong.append(i)
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_stats_add_up(scheduler, prompts):
+    results = [handle.result() for handle in [scheduler.submit(ask(prompt, 10)) for prompt in prompts]]
+    assert scheduler.drain(10)
+    stats = scheduler.stats
+    assert (stats.running, stats.waiting, stats.kv_usage) == (0, 0, 0)
+    assert stats.prompt_tokens == sum(map(len, prompts)) == stats.request_prompt_tokens.sum
+    assert stats.generation_tokens == sum(result.usage.completion_tokens for result in results) == 90
+    assert stats.finished["length"] == stats.end_to_end.count == stats.time_to_first_token.count == 9
+    assert stats.inter_token_latency.count == 90 - 9
+    assert stats.queue_time.cumulative()[-1] == ("+Inf", 9)
+    assert 0 < stats.host_seconds < stats.step_seconds
+
+
+def test_times_are_in_order(scheduler, prompts):
+    before = time.monotonic()
+    handle = scheduler.submit(ask(prompts[0], 4))
+    handle.result()
+    times = handle.times
+    moments = [before, times.submitted, times.scheduled, times.first_token, times.last_token, times.finished]
+    assert moments == sorted(moments)
