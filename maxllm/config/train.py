@@ -98,7 +98,7 @@ class ComputeConfig(Section):
 
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="activations and matmuls")
     remat: Literal["none", "full", "dots", "attention"] = Field("none", description="what is recomputed backward")
-    attention: Literal["auto", "reference", "blockwise", "cudnn"] = "auto"
+    attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn"] = "auto"
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")
 
 

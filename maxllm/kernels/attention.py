@@ -1,43 +1,78 @@
-"""Attention, by several roads to the same numbers."""
+"""Attention, by several roads to the same numbers.
+
+All take `query` `[batch, length, heads, head_dim]`, `key` and `value` `[batch, length, kv_heads, head_dim]` (query head h
+reads kv head h // (heads / kv_heads)) and `segment_ids` int32 `[batch, length]` or None, and return `[batch, length,
+heads, head_dim]` in the query's dtype. A segment is a run of equal ids in a row; a query attends to the keys of its own
+run at and before its own place. Padding is a run like any other, so no row of scores is ever empty.
+"""
 
 from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30
+from maxllm.config.errors import UserError
+from maxllm.kernels import attention_blocks
+from maxllm.parallel.rules import on_each_device
+
+logger = logging.getLogger(__name__)
+
+MASKED = -1e30  # finite, so that the softmax of a masked score is 0 and never NaN
 
 
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, segment_ids: jax.Array | None = None, backend: str = "auto"
 ) -> jax.Array:
-    return reference(query, key, value, segment_ids)
+    """Causal grouped-query attention within segments, scores scaled by 1 / sqrt(head_dim).
+
+    `backend`: "auto" or a key of BACKENDS. Raises UserError where the backend cannot compute this exactly.
+    """
+    if backend == "auto":
+        backend = _choose(jax.default_backend(), query.shape[1], segment_ids is not None, str(query.dtype))
+    if segment_ids is None:
+        return _on_each_device(functools.partial(BACKENDS[backend], segment_ids=None), query, key, value)
+    return _on_each_device(BACKENDS[backend], query, key, value, segment_ids)
+
+
+def _on_each_device(function: Callable[..., jax.Array], query: jax.Array, *others: jax.Array) -> jax.Array:
+    """Rows and heads need nothing from one another, so each device computes those it holds, without a word."""
+    axes = [("batch", None, "heads", None), ("batch", None, "kv_heads", None), ("batch", None, "kv_heads", None)]
+    axes += [("batch", None)]
+    return on_each_device(function, tuple(axes[: len(others) + 1]), axes[0])(query, *others)
+
+
+@functools.cache
+def _choose(platform: str, length: int, segmented: bool, dtype: str) -> str:
+    """The fastest backend that is exact here; said once."""
+    if platform == "cpu":
+        backend, reason = "mapped", "one head at a time stays in a core's cache"
+    elif platform == "gpu" and not segmented and dtype == "bfloat16":
+        backend, reason = "cudnn", "fused, and there are no segments to respect"
+    else:
+        backend, reason = "blockwise", "memory linear in length, segments respected"
+    logger.info("attention: %s on %s at length %d (%s)", backend, platform, length, reason)
+    return backend
 
 
 def reference(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-    """softmax(query · keyᵀ / sqrt(head_dim), masked) · value, as written in the paper (Vaswani et al. 2017)."""
-    length = query.shape[1]
-    allowed = jnp.tril(jnp.ones((length, length), bool))
-    if segment_ids is not None:
-        allowed = allowed & (segment_ids[:, :, None] == segment_ids[:, None, :])
-    else:
-        allowed = allowed[None]
+    """softmax(query · keyᵀ / sqrt(head_dim), masked) · value, as written (Vaswani et al. 2017)."""
+    index = jnp.arange(query.shape[1])
+    starts = segment_starts(segment_ids, query.shape)
+    allowed = (index[:, None] >= index) & (index >= starts[:, :, None])
     return _masked(query, key, value, allowed)
 
 
-def attend_to_cache(query: jax.Array, keys: jax.Array, values: jax.Array, positions: jax.Array) -> jax.Array:
-    """Queries `[batch, t, heads, head_dim]` at `positions` against cache entries at or before their own position.
-
-    `keys`, `values`: `[batch, kv_heads, max_length, head_dim]`.
-    """
-    batch, length, heads, head_dim = query.shape
-    kv_heads = keys.shape[1]
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("bqkgd,bksd->bkgqs", grouped, keys.astype(query.dtype), preferred_element_type=jnp.float32)
-    allowed = jnp.arange(keys.shape[2]) <= positions[:, None, None, :, None]
-    weights = jax.nn.softmax(jnp.where(allowed, scores * head_dim**-0.5, MASKED), axis=-1)
-    mixed = jnp.einsum("bkgqs,bksd->bqkgd", weights.astype(query.dtype), values.astype(query.dtype))
-    return mixed.reshape(batch, length, heads, head_dim)
+def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    """The index at which each token's run begins, int32 `[batch, length]`; zeros without segments."""
+    if segment_ids is None:
+        return jnp.zeros(shape[:2], jnp.int32)
+    begins = segment_ids[:, 1:] != segment_ids[:, :-1]
+    begins = jnp.pad(begins, ((0, 0), (1, 0)), constant_values=True)
+    return jax.lax.cummax(jnp.where(begins, jnp.arange(shape[1], dtype=jnp.int32), 0), axis=1)
 
 
 def _masked(query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array) -> jax.Array:
@@ -49,3 +84,28 @@ def _masked(query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Arr
     weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, MASKED), axis=-1)
     mixed = jnp.einsum("bkgqs,bskd->bqkgd", weights.astype(value.dtype), value)
     return mixed.reshape(batch, length, heads, head_dim)
+
+
+def _mapped(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    return attention_blocks.mapped(query, key, value, segment_starts(segment_ids, query.shape))
+
+
+def _blockwise(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    return attention_blocks.blockwise(query, key, value, segment_starts(segment_ids, query.shape))
+
+
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    """cuDNN's fused kernel through JAX, which has no argument for segments and would ignore them silently."""
+    if segment_ids is not None:
+        raise UserError(
+            "compute.attention=cudnn cannot keep packed documents apart; use compute.attention=blockwise (or auto)"
+        )
+    return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="cudnn")
+
+
+BACKENDS: dict[str, Callable[..., jax.Array]] = {
+    "reference": reference,
+    "mapped": _mapped,
+    "blockwise": _blockwise,
+    "cudnn": _cudnn,
+}

@@ -1,17 +1,140 @@
-"""Cross-entropy of the next token."""
+"""Cross-entropy of the next token, without all the logits at once.
+
+With 128k words, the float32 logits of 8192 tokens are 4 GiB. Here a chunk of tokens has its logits, its loss and its
+part of the gradients computed, and is forgotten.
+"""
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from maxllm.parallel.rules import layout, mesh_axes
+
+# Logits that exist at once when nothing else is asked for: what a CPU's last cache holds; 1 GiB elsewhere.
+_CPU_LOGITS = 2**22
+_LOGITS = 2**28
+
+Parts = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def cross_entropy(hidden, head, targets, weights, *, chunk: int = 0) -> jax.Array:
-    return (token_cross_entropy(hidden, head, targets) * weights).sum()
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def cross_entropy(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int = 0
+) -> jax.Array:
+    """Σ weights · -log softmax(hidden · head)[targets], in nats, float32.
+
+    `hidden` `[batch, length, embed]`, `head` float32 `[embed, vocab]`, `targets` int32 and `weights` float32 `[batch,
+    length]`. The product is in `hidden`'s dtype, accumulated in float32. `chunk`: tokens whose logits exist at once on a
+    device; 0 = by the vocabulary's size. No gradient flows to `weights`.
+
+    The gradients are computed with the loss, while a chunk's logits are there (as Liger Kernel does, Hsu et al. 2024),
+    so that the backward pass only scales them: nothing is computed twice.
+    """
+    return _on_the_mesh(hidden, head, targets, weights, chunk, gradients=False)[0]
+
+
+def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int):
+    total, d_hidden, d_head = _on_the_mesh(hidden, head, targets, weights, chunk, gradients=True)
+    return total, (d_hidden, d_head)
+
+
+def _backward(chunk: int, saved: tuple[jax.Array, jax.Array], scale: jax.Array):
+    d_hidden, d_head = saved
+    return (d_hidden * scale).astype(d_hidden.dtype), d_head * scale, None, None
+
+
+cross_entropy.defvjp(_forward, _backward)
+
+
+def _on_the_mesh(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int, *, gradients: bool
+) -> Parts:
+    """Each device takes its own tokens and its own columns of the head. The schedule is written out, because the
+    compiler would otherwise add up the head's gradient over all devices after every chunk rather than once."""
+    mesh = jax.sharding.get_abstract_mesh()
+    local = functools.partial(_local, chunk=chunk, gradients=gradients)
+    if mesh.empty or mesh.size == 1:
+        return local(hidden, head, targets, weights, token_axes=(), vocab_axes=())
+    tokens = layout(mesh, targets.shape, ("batch", "length"))
+    columns = layout(mesh, head.shape, (None, "vocab"))
+    local = functools.partial(local, token_axes=mesh_axes(*tokens), vocab_axes=mesh_axes(*columns))
+    rows = PartitionSpec(*tokens, None)
+    parts = jax.shard_map(
+        local, in_specs=(rows, columns, tokens, tokens), out_specs=(PartitionSpec(), rows, columns), check_vma=False
+    )
+    return parts(hidden, head, targets, weights)
+
+
+def _local(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    chunk: int,
+    gradients: bool,
+    token_axes: tuple[str, ...],
+    vocab_axes: tuple[str, ...],
+) -> Parts:
+    """The sum, d hidden and d head (zeros unless `gradients`), a chunk of this device's tokens after another."""
+    kernel = head.astype(hidden.dtype)
+    columns = jnp.arange(head.shape[1]) + (jax.lax.axis_index(vocab_axes) * head.shape[1] if vocab_axes else 0)
+
+    def one(total_and_d_head: tuple[jax.Array, jax.Array], tokens: Parts):
+        total, d_head = total_and_d_head
+        rows, targets, weights = tokens
+        logits = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
+        top = _maximum(logits.max(axis=-1), vocab_axes)
+        exponentials = jnp.exp(logits - top[:, None])
+        denominator = _sum(exponentials.sum(axis=-1), vocab_axes)
+        is_target = targets[:, None] == columns
+        chosen = _sum(jnp.where(is_target, logits, 0.0).sum(axis=-1), vocab_axes)
+        total += ((top + jnp.log(denominator) - chosen) * weights).sum()
+        if not gradients:
+            return (total, d_head), None
+        d_logits = exponentials * (weights / denominator)[:, None] - jnp.where(is_target, weights[:, None], 0.0)
+        d_logits = d_logits.astype(rows.dtype)
+        d_head += jnp.matmul(rows.T, d_logits, preferred_element_type=jnp.float32)
+        return (total, d_head), _sum(jnp.matmul(d_logits, kernel.T, preferred_element_type=jnp.float32), vocab_axes)
+
+    tokens = (hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1))
+    empty = (jnp.float32(0), jnp.zeros(head.shape if gradients else (), jnp.float32))
+    (total, d_head), d_hidden = jax.lax.scan(one, empty, _chunks(tokens, chunk or _chunk_size(head.shape[1])))
+    if not gradients:
+        return _sum(total, token_axes), jnp.zeros_like(hidden), jnp.zeros_like(head)
+    d_hidden = d_hidden.reshape(-1, hidden.shape[-1])[: tokens[1].size].reshape(hidden.shape)
+    return _sum(total, token_axes), d_hidden.astype(hidden.dtype), _sum(d_head, token_axes)
+
+
+def _chunks(tokens: Parts, size: int) -> Parts:
+    """`[count, size, ...]`, filled up with tokens of weight 0 where `size` does not divide them."""
+    count = -(-tokens[1].size // size)
+    size = -(-tokens[1].size // count)
+    short = count * size - tokens[1].size
+    return jax.tree.map(
+        lambda x: jnp.pad(x, ((0, short), *((0, 0),) * (x.ndim - 1))).reshape(count, size, *x.shape[1:]), tokens
+    )
+
+
+def _chunk_size(vocab_size: int) -> int:
+    logits = _CPU_LOGITS if jax.default_backend() == "cpu" else _LOGITS
+    return max(logits // vocab_size, 128)
+
+
+def _sum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return jax.lax.psum(x, axes) if axes else x
+
+
+def _maximum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return jax.lax.pmax(x, axes) if axes else x
 
 
 def token_cross_entropy(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> jax.Array:
-    """-log softmax(hidden · head)[target], float32, for `hidden` `[..., embed]`, `head` `[embed, vocab]`."""
+    """-log softmax(hidden · head)[targets] for each token: float32 `[batch, length]`. All the logits at once."""
     logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen

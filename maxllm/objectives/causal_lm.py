@@ -11,5 +11,5 @@ from maxllm.objectives.weighted import Weighted
 def causal_lm(model: Decoder, batch: Batch, rngs: object = None, *, loss_chunk: int = 0) -> dict[str, Weighted]:
     """Cross-entropy of each target in nats, summed with `batch.weights`. `loss_chunk`: see `cross_entropy`."""
     hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids)
-    total = cross_entropy(hidden, model.head_kernel(), batch.targets, batch.weights, chunk=loss_chunk)
+    total = cross_entropy(hidden, model.head_kernel(), batch.targets, batch.weights, loss_chunk)
     return {"loss": Weighted(total, batch.weights.sum())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,12 +55,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
 
-    def divides(size: int, entry: Any) -> bool:
-        names = (entry,) if isinstance(entry, str) else entry or ()
-        return size % math.prod(mesh.shape[name] for name in names) == 0
-
-    layout = [entry if divides(size, entry) else None for size, entry in zip(x.shape, spec(axes), strict=True)]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*layout))
+    return jax.lax.with_sharding_constraint(x, layout(mesh, x.shape, axes))
 
 
 def check_layout(model: ModelConfig, mesh: Mesh | MeshConfig, micro_batch_size: int | None = None) -> None:
@@ -81,8 +77,7 @@ def check_layout(model: ModelConfig, mesh: Mesh | MeshConfig, micro_batch_size: 
     if micro_batch_size is not None:
         dimensions["data.batch_size / train.accumulation_steps"] = (micro_batch_size, "batch")
     for setting, (size, axis) in dimensions.items():
-        names = RULES[axis]
-        names = (names,) if isinstance(names, str) else names or ()
+        names = mesh_axes(RULES[axis])
         parts = [sizes[name] for name in names]
         if -1 not in parts and size % math.prod(parts):
             product = " x ".join(f"mesh.{name}" for name in names)
@@ -90,3 +85,39 @@ def check_layout(model: ModelConfig, mesh: Mesh | MeshConfig, micro_batch_size: 
                 f"{setting} {size} is not divisible by {product} = {math.prod(parts)}; "
                 f"choose {product} among its divisors"
             )
+
+
+def on_each_device(
+    function: Callable[..., Any], inputs: tuple[tuple[str | None, ...], ...], output: tuple[str | None, ...]
+) -> Callable[..., jax.Array]:
+    """`function` run by each device on the part it holds of arrays laid out by the logical axes `inputs`.
+
+    Only for a function that is the same on parts as on the whole, along every axis that is split. The output has the
+    first input's shape.
+    """
+
+    def run(*arrays: jax.Array) -> jax.Array:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return function(*arrays)
+        parts = tuple(layout(mesh, x.shape, axes) for x, axes in zip(arrays, inputs, strict=True))
+        whole = layout(mesh, arrays[0].shape, output)
+        return jax.shard_map(function, in_specs=parts, out_specs=whole, check_vma=False)(*arrays)
+
+    return run
+
+
+def layout(mesh: Any, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> PartitionSpec:
+    """`spec(axes)`, with None for a dimension that its mesh axes do not divide."""
+
+    def divides(size: int, entry: Any) -> bool:
+        return size % math.prod(mesh.shape[name] for name in mesh_axes(entry)) == 0
+
+    return PartitionSpec(
+        *(entry if divides(size, entry) else None for size, entry in zip(shape, spec(axes), strict=True))
+    )
+
+
+def mesh_axes(*entries: Any) -> tuple[str, ...]:
+    """The names in a PartitionSpec's entries: each is a name, a tuple of names, or None."""
+    return tuple(name for entry in entries for name in ((entry,) if isinstance(entry, str) else entry or ()))
