@@ -21,6 +21,7 @@ from maxllm.config.train import ComputeConfig, ModelConfig
 from maxllm.convert import llama, llama_config
 from maxllm.convert.safetensors_io import TensorFolder, write_folder
 from maxllm.models import Decoder, abstract
+from maxllm.parallel.mesh import single_device_mesh
 from maxllm.parallel.rules import shardings
 from maxllm.tokenizer import Tokenizer
 
@@ -53,7 +54,7 @@ def load(
 
     Args:
       dtype: of the parameters and of the computation; "float32" or "bfloat16".
-      mesh: where the parameters are put, by their logical axes; the default device without.
+      mesh: where the parameters are put, by their logical axes; one device without.
 
     Raises UserError in one sentence for anything in the folder that is missing, broken or unknown to us.
     """
@@ -69,11 +70,11 @@ def load_decoder(folder: str | Path, dtype: str = "float32", *, mesh: Mesh | Non
     structure, parameters = abstract(config, ComputeConfig(dtype=dtype))
     flat = nnx.to_flat_state(parameters)
     _check_tensors(tensors, {".".join(path): leaf.shape for path, leaf in flat}, config)
-    layout = dict(nnx.to_flat_state(shardings(parameters, mesh))) if mesh else {}
+    layout = dict(nnx.to_flat_state(shardings(parameters, mesh or single_device_mesh())))
     loaded = []
     for path, leaf in flat:
         array = llama.read_parameter(tensors, ".".join(path), leaf.shape, jax.numpy.dtype(dtype))
-        loaded.append((path, leaf.replace(jax.device_put(array, layout[path].get_value() if mesh else None))))
+        loaded.append((path, leaf.replace(jax.device_put(array, layout[path].get_value()))))
     return nnx.merge(structure, nnx.from_flat_state(loaded))
 
 
@@ -84,34 +85,45 @@ def save(
     *,
     dtype: str = "float32",
     max_shard_bytes: int = 5_000_000_000,
+    overwrite: bool = False,
 ) -> None:
-    """Writes `model` as a folder that `transformers` loads; `output` must not exist yet, or be empty.
+    """Writes `model` as a folder that `transformers` loads, whole or not at all.
 
-    `dtype`: of the tensors on disk; "float32" keeps every bit, "bfloat16" is half the size.
+    Args:
+      dtype: of the tensors on disk; "float32" keeps every bit, "bfloat16" is half the size.
+      overwrite: replace a Hugging Face folder that is at `output` already.
+
+    Raises UserError if something else is there.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists already; name a new folder, or remove it first")
+    output = check_output(output, overwrite=overwrite)
     parameters = {".".join(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.split(model)[1])}
-    partial = output.with_name(output.name + ".partial")
+    partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_folder(
-            partial,
-            llama.write_parameters(parameters, jax.numpy.dtype(dtype)),
-            max_shard_bytes=max_shard_bytes,
-        )
+        tensors = llama.write_parameters(parameters, jax.numpy.dtype(dtype))
+        write_folder(partial, tensors, max_shard_bytes=max_shard_bytes)
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         _write_json(partial / CONFIG, llama_config.to_huggingface(model.config, dtype=dtype, token_ids=ids))
         generation = {f"{name}_token_id": value for name, value in ids.items() if value is not None}
         _write_json(partial / "generation_config.json", {"_from_model_config": True, **generation})
         tokenizer.save_huggingface(partial)
         if output.exists():
-            output.rmdir()
+            output.rename(old)
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_output(output: str | Path, *, overwrite: bool) -> Path:
+    """`output`, if a folder may be made there. Raises UserError if something is in the way."""
+    path = Path(output)
+    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not empty and not (overwrite and is_folder(path)):
+        hint = "is no Hugging Face folder" if overwrite else "exists already"
+        raise UserError(f"{path} {hint}; name a new folder{'' if overwrite else ', or give --overwrite'}")
+    return path
 
 
 def load_tokenizer(folder: str | Path, config: ModelConfig) -> Tokenizer:

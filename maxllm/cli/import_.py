@@ -1,0 +1,74 @@
+"""Make a run directory of a Hugging Face folder (Llama), to be evaluated, served, exported or trained from.
+
+examples:
+  maxllm import downloads/llama-2-7b runs/llama2
+  maxllm import mymodel runs/mine && maxllm generate runs/mine "def main("
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="config.json, safetensors and tokenizer files")
+    parser.add_argument("run_dir", metavar="RUN", help="the run directory to make")
+
+
+def run(args: argparse.Namespace) -> int:
+    from maxllm import summary
+    from maxllm.models import count_parameters
+
+    config = import_folder(Path(args.folder), Path(args.run_dir))
+    summary.say(f"imported {args.folder} into {args.run_dir}: {count_parameters(config):,} parameters, at step 0")
+    return 0
+
+
+def import_folder(folder: Path, run_dir: Path):
+    """Writes `run_dir` with one checkpoint, the parameters at step 0, whole or not at all. Returns the ModelConfig.
+
+    Raises UserError for a folder that does not make a model of ours, or a `run_dir` with something in it.
+    """
+    import os
+    import shutil
+
+    from flax import nnx
+
+    from maxllm.config.errors import UserError
+    from maxllm.config.train import DataConfig, LoopConfig, TrainConfig
+    from maxllm.convert import hf
+    from maxllm.train import run_dir as run_folder
+    from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, pack_tokenizer
+
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise UserError(f"{run_dir} exists already; name a new run directory")
+    print(f"loading {folder}", flush=True)
+    model, tokenizer, model_config = hf.load(folder)
+    config = TrainConfig(
+        model=model_config,
+        data=DataConfig(sequence_length=model_config.max_positions),
+        train=LoopConfig(run_dir=str(run_dir)),
+    )
+    prints = run_folder.fingerprints(config, tokenizer)
+    meta = {
+        "next_batch": 0,
+        "random": {"seed": config.train.seed, "step": 0},
+        "config": config.model_dump(mode="json"),
+        "fingerprints_of_inputs": prints,
+        "imported_from": folder.name,
+    }
+    partial = run_dir.with_name(run_dir.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        run_folder.write(partial, config, prints, tokenizer)
+        checkpoints = Checkpoints(str(partial / CHECKPOINTS))
+        checkpoints.save(0, {"parameters": nnx.split(model)[1]}, meta, {"tokenizer": pack_tokenizer(tokenizer)})
+        checkpoints.close()
+        if run_dir.exists():
+            run_dir.rmdir()
+        os.replace(partial, run_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return model_config
