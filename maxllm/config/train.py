@@ -47,6 +47,7 @@ class SourceConfig(Section):
     """One tokenized dataset (a directory with dataset.json) and its share of the mixture."""
 
     path: str
+    source: str | None = Field(None, description="one of the data set's document sources; none = all, as they come")
     weight: float = Field(1.0, gt=0)
 
 

@@ -1,9 +1,9 @@
 """Attention, by several roads to the same numbers.
 
-All take `query` `[batch, length, heads, head_dim]`, `key` and `value` `[batch, length, kv_heads, head_dim]` (query head h
-reads kv head h // (heads / kv_heads)) and `segment_ids` int32 `[batch, length]` or None, and return `[batch, length,
-heads, head_dim]` in the query's dtype. A segment is a run of equal ids in a row; a query attends to the keys of its own
-run at and before its own place. Padding is a run like any other, so no row of scores is ever empty.
+All take `query` `[batch, length, heads, head_dim]`, `key` and `value` `[batch, length, kv_heads, head_dim]` (query
+head h reads kv head h // (heads / kv_heads)) and `segment_ids` int32 `[batch, length]` or None, and return
+`[batch, length, heads, head_dim]` in the query's dtype. A segment is a run of equal ids in a row; a query attends to
+the keys of its own run at and before its own place. Padding is a run like any other, so no row of scores is ever empty.
 """
 
 from __future__ import annotations
@@ -60,10 +60,15 @@ def _choose(platform: str, length: int, segmented: bool, dtype: str) -> str:
 
 def reference(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
     """softmax(query · keyᵀ / sqrt(head_dim), masked) · value, as written (Vaswani et al. 2017)."""
-    index = jnp.arange(query.shape[1])
+    batch, length, heads, head_dim = query.shape
+    index = jnp.arange(length)
     starts = segment_starts(segment_ids, query.shape)
-    allowed = (index[:, None] >= index) & (index >= starts[:, :, None])
-    return _masked(query, key, value, allowed)
+    allowed = (index[:, None] >= index) & (index >= starts[:, :, None])  # [batch, queries, keys]
+    grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
+    scores = jnp.einsum("bqkgd,bskd->bkgqs", grouped, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+    weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, MASKED), axis=-1)
+    mixed = jnp.einsum("bkgqs,bskd->bqkgd", weights.astype(value.dtype), value)
+    return mixed.reshape(batch, length, heads, head_dim)
 
 
 def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
@@ -73,17 +78,6 @@ def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, ...]) -> jax
     begins = segment_ids[:, 1:] != segment_ids[:, :-1]
     begins = jnp.pad(begins, ((0, 0), (1, 0)), constant_values=True)
     return jax.lax.cummax(jnp.where(begins, jnp.arange(shape[1], dtype=jnp.int32), 0), axis=1)
-
-
-def _masked(query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array) -> jax.Array:
-    """Attention where `allowed` `[batch, queries, keys]`; scores and softmax in float32."""
-    batch, length, heads, head_dim = query.shape
-    kv_heads = key.shape[2]
-    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("bqkgd,bskd->bkgqs", grouped, key, preferred_element_type=jnp.float32) * head_dim**-0.5
-    weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, MASKED), axis=-1)
-    mixed = jnp.einsum("bkgqs,bskd->bqkgd", weights.astype(value.dtype), value)
-    return mixed.reshape(batch, length, heads, head_dim)
 
 
 def _mapped(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:

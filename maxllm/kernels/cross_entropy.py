@@ -27,9 +27,9 @@ def cross_entropy(
 ) -> jax.Array:
     """Σ weights · -log softmax(hidden · head)[targets], in nats, float32.
 
-    `hidden` `[batch, length, embed]`, `head` float32 `[embed, vocab]`, `targets` int32 and `weights` float32 `[batch,
-    length]`. The product is in `hidden`'s dtype, accumulated in float32. `chunk`: tokens whose logits exist at once on a
-    device; 0 = by the vocabulary's size. No gradient flows to `weights`.
+    `hidden` `[batch, length, embed]`, `head` float32 `[embed, vocab]`, `targets` int32 and `weights` float32
+    `[batch, length]`. The product is in `hidden`'s dtype, accumulated in float32. `chunk`: tokens whose logits exist at
+    once on a device; 0 = by the vocabulary's size. No gradient flows to `weights`.
 
     The gradients are computed with the loss, while a chunk's logits are there (as Liger Kernel does, Hsu et al. 2024),
     so that the backward pass only scales them: nothing is computed twice.
