@@ -1,0 +1,94 @@
+"""The documents both programs read: real docstrings, and planted copies whose source is known."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import random
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_beam.text.words import normalised_words
+
+MIN_CHARACTERS, MAX_CHARACTERS = 600, 20_000
+# Of the real documents: a fifth is copied with edits, a twentieth as it is.
+NEAR_SHARE, EXACT_SHARE, EDITED_WORDS = 0.2, 0.05, 0.03
+
+
+def docstrings() -> Iterator[str]:
+    """Docstrings of the standard library and the installed packages, read and never imported."""
+    paths = sysconfig.get_paths()
+    for root in (Path(paths["stdlib"]), Path(paths["purelib"])):
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).parts
+            if {"test", "tests", "site-packages", "idlelib", "lib2to3"} & set(parts):
+                continue
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    tree = ast.parse(path.read_text(encoding="utf-8"))
+            except (SyntaxError, UnicodeDecodeError, OSError, ValueError, RecursionError):
+                continue
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    text = inspect.cleandoc(ast.get_docstring(node) or "")
+                    if MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS:
+                        yield text
+
+
+def edited(text: str, vocabulary: list[str], rng: random.Random) -> str:
+    """The text with 3 % of its words replaced, left out or preceded by another; lines stay lines."""
+    lines = []
+    for line in text.split("\n"):
+        words = []
+        for word in line.split(" "):
+            if word and rng.random() < EDITED_WORDS:
+                kind = rng.randrange(3)
+                words += [[rng.choice(vocabulary)], [], [rng.choice(vocabulary), word]][kind]
+            else:
+                words.append(word)
+        lines.append(" ".join(words))
+    return "\n".join(lines)
+
+
+def similarity(left: str, right: str) -> float:
+    """Jaccard similarity of the sets of word 5-grams."""
+    sets = []
+    for words in (normalised_words(left), normalised_words(right)):
+        sets.append({tuple(words[i : i + 5]) for i in range(len(words) - 4)})
+    union = len(sets[0] | sets[1])
+    return len(sets[0] & sets[1]) / union if union else 0.0
+
+
+def build(count: int, seed: int) -> list[dict[str, Any]]:
+    """About `count` documents: {id, text, of, similarity}, `of` the id of the real one for planted copies."""
+    planted_share = NEAR_SHARE + EXACT_SHARE
+    real = sorted(set(docstrings()), key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
+    real = real[: round(count / (1 + planted_share))]
+    rng = random.Random(seed)
+    vocabulary = sorted({word for text in real for word in normalised_words(text)})
+    rows: list[dict[str, Any]] = [
+        {"id": f"r{number:05d}", "text": text, "of": None, "similarity": None} for number, text in enumerate(real)
+    ]
+    chosen = rng.sample(range(len(real)), round(len(real) * planted_share))
+    near = round(len(real) * NEAR_SHARE)
+    for number, source in enumerate(chosen):
+        text = edited(real[source], vocabulary, rng) if number < near else real[source]
+        row = {"id": f"p{number:05d}", "text": text, "of": f"r{source:05d}"}
+        rows.append({**row, "similarity": similarity(real[source], text)})
+    rng.shuffle(rows)
+    return rows
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> str:
+    """JSON lines that both read; returns the first digits of their sha256, to tell data sets apart."""
+    added = "2024-01-01T00:00:00Z"
+    records = [json.dumps({"id": row["id"], "text": row["text"], "added": added, "metadata": {}}) for row in rows]
+    data = "".join(f"{record}\n" for record in records).encode()
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()[:16]
