@@ -14,8 +14,11 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import apache_beam as beam
 import sentencepiece
 
+from data_beam.document import Document
+from data_beam.token_format import hash64
 from maxllm.config.errors import UserError
 from maxllm.config.tokenize import TokenizerConfig
 
@@ -28,7 +31,41 @@ _AFTERWARDS = {"\ue000": "\u2581", "\ue001": "\t"}
 _UNTRAINABLE = re.compile("[\ue000\ue001\u2581\u2585\0\ud800-\udfff]")
 # Always pieces of their own: code must not fall to bytes, and names of special tokens in a text are spelled in them.
 _ASCII = " \t\n" + "".join(map(chr, range(0x21, 0x7F)))
+TEXT_CHARACTERS = 1 << 16  # of one document: a few long ones must not be the whole sample
 _COVERAGE = 0.9995  # of the characters met; the rarer ones are spelled in bytes (SentencePiece's default)
+
+
+class SmallestSample(beam.CombineFn):
+    """Lists of documents -> texts of about `training_bytes`: those whose ids hash lowest, in that order.
+
+    Which documents these are depends on the seed and the ids alone, not on how the work was divided.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        self._limit, self._seed = config.training_bytes, config.seed
+
+    def create_accumulator(self) -> list[tuple[int, str]]:
+        return []
+
+    def add_input(self, held: list[tuple[int, str]], documents: list[Document]) -> list[tuple[int, str]]:
+        for document in documents:
+            held.append((hash64("sample", self._seed, document.id), document.text[:TEXT_CHARACTERS]))
+        return self._smallest(held)
+
+    def merge_accumulators(self, accumulators: Iterable[list[tuple[int, str]]]) -> list[tuple[int, str]]:
+        return self._smallest([item for held in accumulators for item in held])
+
+    def extract_output(self, held: list[tuple[int, str]]) -> list[str]:
+        return [text for _, text in held]
+
+    def _smallest(self, held: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        held.sort()
+        room = self._limit
+        for number, (_, text) in enumerate(held):
+            room -= len(text.encode("utf-8", "replace"))
+            if room <= 0:
+                return held[: number + 1]
+        return held
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> bytes:

@@ -19,7 +19,7 @@ class TokenizerConfig(Section):
     special_tokens: list[str] = Field(
         default_factory=lambda: ["<|im_start|>", "<|im_end|>"], description="beside <unk>, <s>, </s>, <pad>"
     )
-    training_bytes: PositiveInt = Field(50_000_000, description="a seeded sample of the documents of at most this size")
+    training_bytes: PositiveInt = Field(10_000_000, description="a seeded sample of the documents of about this size")
     seed: int = 0
 
 

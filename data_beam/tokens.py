@@ -1,0 +1,291 @@
+"""`tokenize(config)`: documents to token shards, each written whole or not at all.
+
+Two passes. The first, unless a tokenizer is given, takes a seeded sample and trains one. The second turns documents
+into records, groups those by shard, and lets one worker write a shard with its packings. Which shard a document goes
+to and where it stands there depend on its id alone, so that the files are the same bytes on one process or a thousand.
+A shard is sorted in one worker's memory: choose `shards` so that one holds a few hundred megabytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+
+from data_beam import progress
+from data_beam.document import DeadLetter, Document
+from data_beam.io import files
+from data_beam.io.documents import read_batches
+from data_beam.output import MANIFEST, Output, make_folder, read_json, write_bytes
+from data_beam.runner import run
+from data_beam.shard import Shard, add_packings, write_shard
+from data_beam.token_format import (
+    DATASET,
+    SPLITS,
+    TOKENIZER,
+    VERSION,
+    document_records,
+    hash64,
+    pack_record,
+    shard_name,
+    split_of,
+    token_dtype,
+)
+from data_beam.tokenizer_training import SmallestSample, train_tokenizer
+from maxllm.config.errors import UserError
+from maxllm.config.tokenize import TokenizeConfig, TokenizerConfig
+from maxllm.tokenizer import FILES, Tokenizer
+
+logger = logging.getLogger("maxllm.progress")
+SHOWN_FAILURES = 20
+
+
+def tokenize(config: TokenizeConfig, beam_args: Sequence[str] = (), *, force: bool = False) -> dict[str, Any]:
+    """The content of OUT/dataset.json. Does nothing when OUT already holds it; adds packings that are missing.
+
+    `force` does it again, and replaces the output of another config. Raises UserError.
+    """
+    if not config.documents:
+        raise UserError("documents is empty; name the curated files, e.g. documents=['runs/documents/documents/*']")
+    started = time.monotonic()
+    inputs = _inputs(config)
+    output = Output(config.output, fingerprint(config, inputs))
+    finished = output.finished()
+    if finished == output.fingerprint and not force:
+        return _finished(config, output, beam_args)
+    if finished and not force:
+        raise UserError(
+            f"output: {output.path} holds tokens of another config or of other documents; "
+            f"give another output, or --force to replace them"
+        )
+    folder = None if force else output.finished_run()
+    if folder is None:
+        folder = output.new_run()
+        make_folder(FileSystems.join(folder, TOKENIZER))
+        progress.reset()
+        tokenizer = _tokenizer(config, inputs, folder, beam_args)
+        dataset = _header(config, tokenizer, output.fingerprint)
+        run(lambda pipeline: _build(pipeline, config, inputs, folder, dataset), beam_args)
+    else:
+        logger.info("tokenize: an earlier run wrote everything and was stopped; putting its output in place")
+    manifest = read_json(FileSystems.join(folder, MANIFEST))
+    dataset = read_json(FileSystems.join(folder, DATASET))
+    if not dataset["shards"]:
+        raise UserError(f"documents: {config.documents} hold no document that could be read; {dataset['skipped']}")
+    output.commit(folder, manifest["files"], (*SPLITS, TOKENIZER))
+    for line in lines(dataset):
+        logger.info("%s", line)
+    logger.info("tokenize: %s written in %.0f s", output.path, time.monotonic() - started)
+    return dataset
+
+
+def fingerprint(config: TokenizeConfig, inputs: list[files.File]) -> str:
+    """Of everything that decides the shards: the config without its place and packings, the files as they are now."""
+    tree = config.model_dump(mode="json", exclude={"output", "sequence_lengths"})
+    if config.tokenizer.path:
+        tree["tokenizer"] = read_tokenizer(config.tokenizer.path).fingerprint
+    seen = [[file.path, file.size, file.written] for file in inputs]
+    return hashlib.sha256(json.dumps([VERSION, tree, seen], sort_keys=True).encode()).hexdigest()
+
+
+def lines(dataset: dict[str, Any]) -> list[str]:
+    """What was written, a line for each source and split."""
+    out = []
+    for split, sources in dataset["counts"].items():
+        for source, count in sources.items():
+            ratio = count["bytes"] / max(count["tokens"], 1)
+            out.append(
+                f"  {split:<9}{source:<16} {count['documents']:,} documents, {count['tokens']:,} tokens, "
+                f"{count['bytes'] / 1e6:.1f} MB, {ratio:.2f} bytes a token"
+            )
+    if dataset["skipped"]["count"]:
+        out.append(f"  skipped {dataset['skipped']['count']:,} records; the first: {dataset['skipped']['first'][0]}")
+    return out
+
+
+def read_tokenizer(path: str) -> Tokenizer:
+    """`Tokenizer.load` from wherever Beam can read."""
+    if "://" not in path:
+        return Tokenizer.load(path)
+    if path.endswith((".model", ".json")):
+        paths = {"tokenizer" + path[path.rindex(".") :]: path}
+    else:
+        paths = {name: FileSystems.join(path, name) for name in FILES}
+    found = {name: _read(place) for name, place in paths.items() if FileSystems.exists(place)}
+    if not {"tokenizer.model", "tokenizer.json"} & found.keys():
+        raise UserError(f"there is no tokenizer at {path}; give a .model, a tokenizer.json or their folder")
+    return Tokenizer(found)
+
+
+def _read(path: str) -> bytes:
+    with files.open_file(path) as stream:
+        return stream.read()
+
+
+def _inputs(config: TokenizeConfig) -> list[files.File]:
+    try:
+        return files.matching(config.documents)
+    except UserError as error:
+        raise UserError(str(error).replace("inputs:", "documents:", 1)) from error
+
+
+def _finished(config: TokenizeConfig, output: Output, beam_args: Sequence[str]) -> dict[str, Any]:
+    dataset = read_json(output.join(DATASET))
+    missing = sorted(set(config.sequence_lengths) - set(dataset["sequence_lengths"]))
+    if not missing:
+        logger.info(
+            "tokenize: %s is finished, from the same documents and config: nothing to do (--force does it again)",
+            output.path,
+        )
+        return dataset
+    shards = [Shard(**shard) for shard in dataset["shards"]]
+    logger.info("tokenize: %s is finished; planning sequences of %s", output.path, missing)
+    lengths = sorted({*dataset["sequence_lengths"], *missing})
+
+    def build(pipeline: beam.Pipeline) -> None:
+        planned = (
+            pipeline
+            | beam.Create(shards)
+            | beam.Reshuffle()
+            | "Plan" >> beam.Map(add_packings, output.path, missing)
+            | beam.combiners.ToList()
+        )
+        written = {**dataset, "sequence_lengths": lengths}
+        planned | "WriteDataset" >> beam.Map(_write_dataset, output.path, written)
+
+    run(build, beam_args)
+    return read_json(output.join(DATASET))
+
+
+def _tokenizer(config: TokenizeConfig, inputs: list[files.File], folder: str, beam_args: Sequence[str]) -> Tokenizer:
+    """The tokenizer brought along or trained now; in both cases it is in `folder`/tokenizer afterwards."""
+    place = FileSystems.join(folder, TOKENIZER)
+    if config.tokenizer.path:
+        tokenizer = read_tokenizer(config.tokenizer.path)
+        for name, content in tokenizer.files.items():
+            write_bytes(FileSystems.join(place, name), content)
+        return tokenizer
+    logger.info("tokenize: training a %s tokenizer of %d", config.tokenizer.algorithm, config.tokenizer.vocab_size)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        (
+            _batches(pipeline, inputs).documents
+            | "Sample" >> beam.CombineGlobally(SmallestSample(config.tokenizer)).without_defaults()
+            | "Train" >> beam.Map(_train, config.tokenizer, FileSystems.join(place, "tokenizer.model"))
+        )
+
+    run(build, beam_args)
+    if not FileSystems.exists(FileSystems.join(place, "tokenizer.model")):
+        raise UserError(f"documents: {config.documents} hold no document to train a tokenizer on")
+    return read_tokenizer(place)
+
+
+def _train(texts: list[str], config: TokenizerConfig, path: str) -> None:
+    write_bytes(path, train_tokenizer(texts, config))
+
+
+def _batches(pipeline: beam.Pipeline, inputs: list[files.File]) -> Any:
+    """`.documents`: lists of documents of about a megabyte; `.dead`: what could not be read."""
+    return (
+        pipeline
+        | "Files" >> beam.Create([file.path for file in inputs])
+        | beam.Reshuffle()
+        | "Read" >> beam.FlatMap(_tagged).with_outputs("dead", main="documents")
+    )
+
+
+def _tagged(path: str) -> Iterator[Any]:
+    for item in read_batches(path):
+        yield beam.pvalue.TaggedOutput("dead", item) if isinstance(item, DeadLetter) else item
+
+
+def _build(
+    pipeline: beam.Pipeline, config: TokenizeConfig, inputs: list[files.File], folder: str, dataset: dict[str, Any]
+) -> None:
+    read = _batches(pipeline, inputs)
+    shards = (
+        read.documents
+        | "Encode" >> beam.ParDo(Encode(config, FileSystems.join(folder, TOKENIZER)))
+        | "Gather" >> beam.GroupByKey()
+        | "Write" >> beam.Map(write_shard, folder, config.sequence_lengths)
+        | beam.combiners.ToList()
+    )
+    count = read.dead | "CountDead" >> beam.combiners.Count.Globally()
+    first = read.dead | "FirstDead" >> beam.combiners.Top.Smallest(SHOWN_FAILURES, key=_where)
+    shards | "WriteDataset" >> beam.Map(
+        _write_first, folder, dataset, beam.pvalue.AsSingleton(count), beam.pvalue.AsSingleton(first)
+    )
+
+
+def _where(letter: DeadLetter) -> tuple[str, str]:
+    return (letter.where, letter.error)
+
+
+class Encode(beam.DoFn):
+    """Lists of documents -> (split, source, shard), record."""
+
+    def __init__(self, config: TokenizeConfig, tokenizer_path: str) -> None:
+        self._held_out, self._shards, self._path = config.held_out, config.shards, tokenizer_path
+
+    def setup(self) -> None:
+        self._tokenizer = read_tokenizer(self._path)
+        self._dtype = token_dtype(self._tokenizer.vocab_size)
+        self._progress = progress.Progress("documents tokenized")
+
+    def process(self, documents: list[Document]) -> Iterator[tuple[tuple[str, str, str], bytes]]:
+        encoded = self._tokenizer.encode_batch([document.text for document in documents], bos=True, eos=True)
+        for document, ids in zip(documents, encoded, strict=True):
+            group = str(document.metadata.get("group") or document.id)
+            split = split_of(group, self._held_out.fraction, self._held_out.seed)
+            shard = shard_name(split, document.source, hash64("shard", document.id) % self._shards, self._shards)
+            tokens = np.asarray(ids, self._dtype)
+            size = len(document.text.encode("utf-8", "replace"))
+            for record in document_records(document.id, tokens, size, hash64("group", group)):
+                yield (split, document.source, shard), pack_record(record)
+        self._progress.add(len(documents))
+
+
+def _header(config: TokenizeConfig, tokenizer: Tokenizer, made_from: str) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "made_from": made_from,
+        "documents": config.documents,
+        "tokenizer": {
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "bos_id": tokenizer.bos_id,
+            "eos_id": tokenizer.eos_id,
+            "pad_id": tokenizer.pad_id,
+        },
+        "held_out": {**config.held_out.model_dump(), "rule": "a hash of metadata.group, else of the id"},
+        "sequence_lengths": sorted(set(config.sequence_lengths)),
+    }
+
+
+def _write_first(shards: list[Shard], folder: str, header: dict[str, Any], dead: int, first: list[DeadLetter]) -> None:
+    """dataset.json and the manifest of a run that has written everything else."""
+    skipped = {"count": dead, "first": [dataclasses.asdict(letter) for letter in first]}
+    _write_dataset(shards, folder, {**header, "skipped": skipped})
+    made = [file["path"] for shard in shards for file in shard.all_files()]
+    tokenizer = [name for name in FILES if FileSystems.exists(FileSystems.join(folder, TOKENIZER, name))]
+    listed = {"files": [DATASET, *(f"{TOKENIZER}/{name}" for name in tokenizer), *made]}
+    write_bytes(FileSystems.join(folder, MANIFEST), json.dumps(listed).encode())
+
+
+def _write_dataset(shards: list[Shard], folder: str, header: dict[str, Any]) -> None:
+    shards = sorted(shards, key=lambda shard: shard.name)
+    counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+    for shard in shards:
+        total = counts[shard.split].setdefault(shard.source, {"documents": 0, "tokens": 0, "bytes": 0})
+        for name in total:
+            total[name] += getattr(shard, name)
+    dataset = {**header, "counts": counts, "shards": [dataclasses.asdict(shard) for shard in shards]}
+    write_bytes(FileSystems.join(folder, DATASET), (json.dumps(dataset, indent=1, ensure_ascii=False) + "\n").encode())
