@@ -56,7 +56,7 @@ def measure(
     tokenizer: Tokenizer,
     documents: Sequence[Sequence[int]],
     unigram: Unigram,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measured:
     """Totals over `documents`, each the token ids of a text, with or without its beginning and end tokens."""
     bodies = [text_tokens(ids, tokenizer) for ids in documents]

@@ -6,6 +6,7 @@ few-shot prompt without its first examples is no longer the task that others rep
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,15 +78,13 @@ class MaxllmLM(TemplateLM):
             start = self._begun(context)
             texts.append(([*start, *continuation], len(start)))
             self.truncated += len(start) + len(continuation) - 1 > self.max_length
-        total = len(texts)
-        scores = self.scorer.score(texts, progress=lambda done: self.progress("loglikelihood", done, total))
+        scores = self.scorer.score(texts, progress=functools.partial(self.progress, "loglikelihoods"))
         return [(-score.nats, score.greedy) for score in scores]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """ln p of whole texts after the prefix token, each token with the most context its window allows."""
         texts = [([self.prefix_token_id, *self.tokens.encode(request.args[0])], 1) for request in requests]
-        total = len(texts)
-        scores = self.scorer.score(texts, progress=lambda done: self.progress("rolling", done, total))
+        scores = self.scorer.score(texts, progress=functools.partial(self.progress, "rolling loglikelihoods"))
         return [-score.nats for score in scores]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -99,9 +98,8 @@ class MaxllmLM(TemplateLM):
             new_tokens = min(new_tokens, self.max_length // 2)  # half of the context stays the prompt's
             prompts = [self._prompt(requests[number].args[0], new_tokens) for number in numbers]
             before = done
-            answers = self.generate(
-                prompts, until, new_tokens, lambda n, before=before: self.progress("generate", before + n, len(texts))
-            )
+            progress = lambda n, before=before: self.progress("answers", before + n, len(texts))  # noqa: E731
+            answers = self.generate(prompts, until, new_tokens, progress)
             done += len(numbers)
             for number, answer in zip(numbers, answers, strict=True):
                 texts[number] = cut_at(answer, until)

@@ -42,12 +42,12 @@ class Scorer:
         texts: Sequence[tuple[Sequence[int], int]],
         *,
         stride: int | None = None,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Score]:
         """A Score for each `(tokens, first)`: how likely `tokens[first:]` is after `tokens[:first]`.
 
         Texts longer than the context are scored in windows that advance by `stride` (the context when None; see
-        `windows`). `progress` is told after each batch how many windows are done.
+        `windows`). `progress` is told after each batch how many windows are done, of how many.
         """
         by_length: dict[int, list[tuple[int, Window]]] = defaultdict(list)
         for number, (tokens, first) in enumerate(texts):
@@ -56,7 +56,7 @@ class Scorer:
         nats = np.zeros(len(texts))
         greedy = np.ones(len(texts), bool)
         count = np.zeros(len(texts), np.int64)
-        done = 0
+        done, total = 0, sum(map(len, by_length.values()))
         for length in sorted(by_length, reverse=True):  # the one that needs most memory first
             rows = max(1, self.batch_tokens // length)
             for start in range(0, len(by_length[length]), rows):
@@ -72,7 +72,7 @@ class Scorer:
                     greedy[number] &= bool(row_greedy[row, scored].all())
                     count[number] += window.scored
                 done += len(batch)
-                progress(done)
+                progress(done, total)
         return [Score(float(n), bool(g), int(c)) for n, g, c in zip(nats, greedy, count, strict=True)]
 
     def _bucket(self, length: int) -> int:
