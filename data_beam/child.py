@@ -40,15 +40,12 @@ class Child:
 
     def submit(self, job: Any) -> None:
         """Hands the job over and returns at once, so that the caller can work meanwhile; then `result()`."""
+        connection = self._started()  # anew if it died between jobs: that costs nobody a document
         try:
-            self._started().send(job)
-        except (OSError, ChildError):
-            self.close()  # a child that died between jobs (out of memory, say) costs nobody a document
-            try:
-                self._started().send(job)
-            except OSError as error:
-                self.close()
-                raise ChildError(f"the child process does not start: {error}") from None
+            connection.send(job)
+        except OSError as error:
+            self.close()
+            raise ChildError(f"the child process does not take the job: {error}") from None
         self.deadline = time.monotonic() + self.timeout_seconds
 
     def result(self) -> Any:
@@ -62,7 +59,10 @@ class Child:
                 raise ChildError(f"took longer than {self.timeout_seconds:g} seconds and was killed")
             good, value = connection.recv()
         except (EOFError, OSError):
-            code = process.poll()
+            try:
+                code = process.wait(1)
+            except subprocess.TimeoutExpired:
+                code = None
             self.close()
             raise ChildError(f"took its process down (exit status {code})") from None
         if not good:
@@ -81,8 +81,9 @@ class Child:
         self.process = self.connection = None
 
     def _started(self) -> Connection:
-        if self.connection is not None:
+        if self.connection is not None and self.process is not None and self.process.poll() is None:
             return self.connection
+        self.close()
         mine, its = Pipe()
         command = [sys.executable, "-m", "data_beam.child", self.function, str(its.fileno()), str(self.timeout_seconds)]
         self.process = subprocess.Popen(

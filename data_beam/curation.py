@@ -21,7 +21,7 @@ from data_beam.dedup.minhash import FuzzyDuplicates
 from data_beam.document import DeadLetter, Document, Drop, Rejected
 from data_beam.io import source
 from data_beam.io.sinks import WriteOutcomes
-from data_beam.progress import Progress
+from data_beam.progress import count
 from data_beam.report.manifest import write_manifest
 from data_beam.report.summary import Summarise
 from data_beam.stages.code import CodeSyntax
@@ -61,9 +61,8 @@ class ListWork(beam.DoFn):
 
 class Read(beam.DoFn):
     def process(self, element: tuple[InputConfig, source.Work]) -> Iterator[Any]:
-        progress = Progress("read")
         for item in source.read(*element):
-            progress.add(1)
+            count("read")
             yield tagged(item)
 
 
@@ -77,7 +76,10 @@ class ApplyStages(beam.DoFn):
         self.stages = self.make_stages(self.config)
 
     def process(self, document: Document) -> Iterator[Any]:
-        yield tagged(apply(self.stages, document))
+        outcome = apply(self.stages, document)
+        if not isinstance(outcome, Document):
+            count("dropped" if isinstance(outcome, Rejected) else "failed")
+        yield tagged(outcome)
 
 
 def apply(stages: Iterable[Stage], document: Document) -> Document | Rejected | DeadLetter:
@@ -85,7 +87,7 @@ def apply(stages: Iterable[Stage], document: Document) -> Document | Rejected | 
         try:
             result = stage(document)
         except Exception as error:
-            return DeadLetter(document.id, stage.name, describe(error))  # type: ignore[attr-defined]
+            return DeadLetter(where(document), stage.name, describe(error))  # type: ignore[attr-defined]
         if isinstance(result, Drop):
             return Rejected(document, result)
         document = result
@@ -117,7 +119,7 @@ class ExtractText(beam.DoFn):
             self.extract.submit(document)
         except ChildError as error:
             self.extract.document = None
-            return DeadLetter(document.id, self.extract.name, str(error))
+            return DeadLetter(where(document), self.extract.name, str(error))
         return None
 
     def _collect(self) -> Document | Rejected | DeadLetter | None:

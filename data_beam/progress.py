@@ -14,22 +14,17 @@ _last = time.monotonic()
 _lock = threading.Lock()
 
 
-class Progress:
-    """Counts something of this process by name. For eyes only: retried work counts again."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def add(self, count: int) -> None:
-        global _last
-        with _lock:
-            _counts[self.name] = _counts.get(self.name, 0) + count
-            now = time.monotonic()
-            if now - _last < SECONDS:
-                return
-            _last = now
-            line = ", ".join(f"{name} {value:,}" for name, value in _counts.items())
-        logger.info(line)
+def count(name: str, many: int = 1) -> None:
+    """So many more of something in this process, for eyes only: retried work counts again."""
+    global _last
+    with _lock:
+        _counts[name] = _counts.get(name, 0) + many
+        now = time.monotonic()
+        if now - _last < SECONDS:
+            return
+        _last = now
+        line = ", ".join(f"{name} {value:,}" for name, value in _counts.items())
+    logger.info("  %s so far", line)
 
 
 def reset() -> None:

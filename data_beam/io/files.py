@@ -16,6 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from maxllm.config.errors import UserError
 
 CHUNK = 1 << 20
+STORED_CHUNK = 1 << 14  # compressed bytes fed at once: what a broken place can take with it
 
 
 class BrokenFile(Exception):
@@ -82,8 +83,8 @@ def _members(stream: Any, new: Any) -> Iterator[bytes]:
     decompressor = new()
     pending, begun = b"", False
     while True:
-        data = pending or stream.read(CHUNK)
-        pending = b""
+        data = pending[:STORED_CHUNK] or stream.read(STORED_CHUNK)
+        pending = pending[STORED_CHUNK:]
         if not data:
             break
         begun = True
@@ -94,7 +95,7 @@ def _members(stream: Any, new: Any) -> Iterator[bytes]:
         if output:
             yield output
         if decompressor.eof:
-            pending, decompressor, begun = decompressor.unused_data, new(), False
+            pending, decompressor, begun = decompressor.unused_data + pending, new(), False
             if not pending.strip(b"\0"):
                 pending = b""  # padding between members
     if begun:

@@ -56,7 +56,7 @@ def from_record(config: InputConfig, path: str, number: int, record: Any, added:
         return DeadLetter(f"{path}:{number}", "read", f"no text under the key {config.text_key!r}; it has {keys}")
     known = {config.text_key, "id", "source", "added", "created", "metadata"}
     metadata = {key: value for key, value in record.items() if key not in known}
-    metadata.update(record.get("metadata") or {})
+    metadata.update(_metadata(record.get("metadata")))
     if record.get("id") is not None:
         metadata.setdefault("original_id", str(record["id"]))
     metadata.setdefault("path", path)
@@ -71,3 +71,13 @@ def from_record(config: InputConfig, path: str, number: int, record: Any, added:
         created=record.get("created"),
         metadata=metadata,
     )
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    """An object, or the JSON text of one, as Parquet files carry it."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {"metadata": value}
+    return value if isinstance(value, dict) else {}

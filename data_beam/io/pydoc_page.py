@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import pydoc
+import re
 import sys
+
+# Of objects in default values: different in every process.
+ADDRESS = re.compile(r"(?:(?: |&nbsp;)at(?: |&nbsp;)0x|, handle )[0-9a-f]{6,16}\b")
 
 
 def render(module: str) -> str:
@@ -36,4 +40,6 @@ def _page(module: str) -> str:
     if found is None:
         raise ImportError(f"no module {module}")
     value, name = found
-    return pydoc.html.page(pydoc.describe(value), pydoc.html.document(value, name))
+    sys.orig_argv[:], sys.path[:], sys.executable = ["pydoc"], [], "python"  # the page on sys shows them
+    page = pydoc.html.page(pydoc.describe(value), pydoc.html.document(value, name))
+    return ADDRESS.sub("", page)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ __all__ = ["list_work", "read", "records"]
 
 GZIP = b"\x1f\x8b\x08"
 HEADER_BYTES = 1 << 16
+MEMBER_CHUNK = 1 << 14
+LOOK_BACK = 4 << 20
 PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
 
@@ -132,12 +135,22 @@ def records(stream, max_body: int) -> Iterator[Record | str]:
             if not source.seek_past(GZIP):
                 return
         member = _Member(source)
+        held: Record | str | None = None  # until its member's checksum is known to be right
+        several = False
         try:
-            yield from _parse(_Bytes(member), max_body, at_end=False)
+            for record in _parse(_Bytes(member), max_body, at_end=False):
+                if held is not None:
+                    yield held
+                    several = True
+                held = record
             member.drain()
         except (BrokenFile, zlib.error) as error:
-            yield f"broken record: {error}"
-            source.skip(0 if source.peek(3) == GZIP else 1)
+            member.give_back()
+            if several and held is not None:
+                yield held
+            held = f"broken record: {error}"
+        if held is not None:
+            yield held
 
 
 class _Bytes:
@@ -191,18 +204,29 @@ class _Member:
     def __init__(self, source: _Bytes) -> None:
         self.source = source
         self.decompressor = zlib.decompressobj(wbits=31)
+        self.raw: deque[bytes] = deque()  # what was read of it last, for looking for the next one when it is broken
+        self.first = True
 
     def read(self, size: int) -> bytes:
         while not self.decompressor.eof:
-            data = self.source.read(1 << 14)
+            data = self.source.read(MEMBER_CHUNK)
             if not data:
                 raise BrokenFile("truncated: the file ends inside a record")
+            self.raw.append(data)
+            if len(self.raw) > LOOK_BACK // MEMBER_CHUNK:
+                self.raw.popleft()
+                self.first = False
             output = self.decompressor.decompress(data)
             if self.decompressor.eof:
                 self.source.give_back(self.decompressor.unused_data)
             if output:
                 return output
         return b""
+
+    def give_back(self) -> None:
+        """After an error: the source stands behind this member's first byte, or as far back as is remembered."""
+        data = b"".join(self.raw)
+        self.source.give_back(data[1:] if self.first else data)
 
     def drain(self) -> None:
         while self.read(CHUNK):
@@ -231,7 +255,6 @@ def _parse(source: _Bytes, max_body: int, *, at_end: bool) -> Iterator[Record | 
         body = source.take(min(length, max_body))
         skipped = source.skip(length - len(body)) if length > len(body) >= max_body else 0
         if len(body) + skipped < length:
-            raise_or = f"broken record: truncated, {len(body)} of {length} bytes"
-            yield raise_or
+            yield f"broken record: truncated, {len(body)} of {length} bytes"
             return
         yield Record(fields, body, length)

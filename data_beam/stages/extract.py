@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from data_beam.child import Child
 from data_beam.document import Document, Drop
 from maxllm.config.curate import ExtractConfig
@@ -11,6 +13,8 @@ EXTRACTORS = {
     "trafilatura": "data_beam.stages.extract:trafilatura_text",
     "resiliparse": "data_beam.stages.extract:resiliparse_text",
 }
+BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
+EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 def trafilatura_text(job: tuple[str, str | None]) -> str:
@@ -26,6 +30,12 @@ def resiliparse_text(job: tuple[str, str | None]) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
     return extract_plain_text(job[0], main_content=True, alt_texts=False)
+
+
+def tidy(text: str) -> str:
+    """No-break spaces are spaces; no blanks at line ends; at most one empty line in a row."""
+    text = BLANKS.sub("", text.replace("\xa0", " "))
+    return EMPTY_LINES.sub("\n\n", text).strip()
 
 
 class Extract:
@@ -56,7 +66,7 @@ class Extract:
         assert document is not None, "result() without submit()"
         if not _is_html(document):
             return document
-        text = self.child.result().strip()
+        text = tidy(self.child.result())
         if not text:
             return Drop("extract.empty", len(document.text))
         return document.with_text(text, content_type="text")
