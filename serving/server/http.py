@@ -158,7 +158,8 @@ class Endpoints:
         usage = {"usage": None} if include_usage else {}
         try:
             async for index, event in call.events():
-                yield {**head, "choices": [shape.piece(index, Answer().add(event))], **usage}
+                if event.text or event.logprobs or event.finish_reason:  # not half a character alone
+                    yield {**head, "choices": [shape.piece(index, Answer().add(event))], **usage}
             if include_usage:
                 yield {**head, "choices": [], "usage": _usage(call)}
         finally:
@@ -220,9 +221,8 @@ def create_app(gateway: Gateway) -> FastAPI:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = "is not a field this server knows; leave it out or correct its name"
-        return JSONResponse(
-            error_body(f"{param}: {message}" if param else message, STATUS[Reason.INVALID][1], param), 400
-        )
+        status, kind = STATUS[Reason.INVALID]
+        return JSONResponse(error_body(f"{param}: {message}" if param else message, kind, param or None), status)
 
     @app.exception_handler(HTTPException)
     async def no_such_page(request: Request, error: HTTPException) -> Response:
