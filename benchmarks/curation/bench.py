@@ -1,7 +1,8 @@
 """Curation against datatrove: the same rules, MinHash parameters and documents, in documents per CPU-second.
 
-    python benchmarks/curation/bench.py                    # 3,000 documents, writes RESULTS.md beside this file
-    python benchmarks/curation/bench.py --documents 600 --results /tmp/first-look.md
+python benchmarks/curation/bench.py                    # 3,000 documents, writes RESULTS.md beside this file
+python benchmarks/curation/bench.py --documents 600 --results first-look.md
+python benchmarks/curation/bench.py --texts pages.jsonl.gz abstracts.jsonl.gz
 """
 
 from __future__ import annotations
@@ -57,9 +58,16 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
+def shown(args: argparse.Namespace) -> list[str]:
+    """The arguments that change the figures; folders are this machine's own affair."""
+    texts = ["--texts", *(path.name for path in args.texts)] if args.texts else []
+    return ["--documents", str(args.documents), "--seed", str(args.seed), *texts]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=3000)
+    parser.add_argument("--texts", type=Path, nargs="+", help="JSON lines to take documents from, not docstrings")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peer-python", type=Path, help="of an environment that has datatrove; made when absent")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
@@ -67,14 +75,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="maxllm-curation-") as name:
         folder = Path(name)
         python = args.peer_python or make_environment(folder)
-        rows = corpus.build(args.documents, args.seed)
+        texts = corpus.from_files(args.texts) if args.texts else corpus.docstrings()
+        rows = corpus.build(texts, args.documents, args.seed)
         digest = corpus.write(rows, folder / "documents.jsonl")
+        planted = {name for row in rows if row["of"] for name in (row["id"], row["of"])}
+        (folder / "planted.json").write_text(json.dumps(sorted(planted)))
         peer = run(python, "peer_datatrove.py", folder)
         ours = run(sys.executable, "ours.py", folder)
     heading = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "command": f"python benchmarks/curation/bench.py --documents {args.documents} --seed {args.seed}",
+        "command": "python benchmarks/curation/bench.py " + " ".join(shown(args)),
+        "texts": ", ".join(path.name for path in args.texts) if args.texts else "docstrings of installed packages",
         "digest": digest,
     }
     text = report.render(rows, peer, ours, heading)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import hashlib
 import inspect
 import json
 import random
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data_beam.text.words import normalised_words
 
 MIN_CHARACTERS, MAX_CHARACTERS = 600, 20_000
+# Prose is nine parts in ten letters and white space; tables, signatures and examples of code are less.
+MIN_LETTERS = 0.9
 # Of the real documents: a fifth is copied with edits, a twentieth as it is.
 NEAR_SHARE, EXACT_SHARE, EDITED_WORDS = 0.2, 0.05, 0.03
 
@@ -37,8 +40,22 @@ def docstrings() -> Iterator[str]:
             for node in ast.walk(tree):
                 if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                     text = inspect.cleandoc(ast.get_docstring(node) or "")
-                    if MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS:
+                    if MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS and letters(text) >= MIN_LETTERS:
                         yield text
+
+
+def letters(text: str) -> float:
+    return sum(character.isalpha() or character.isspace() for character in text) / len(text)
+
+
+def from_files(paths: list[Path]) -> Iterator[str]:
+    """Texts of JSON lines files (`text` of each line), plain or .gz."""
+    for path in paths:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
+            for line in stream:
+                text = json.loads(line)["text"]
+                if MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS:
+                    yield text
 
 
 def edited(text: str, vocabulary: list[str], rng: random.Random) -> str:
@@ -65,10 +82,10 @@ def similarity(left: str, right: str) -> float:
     return len(sets[0] & sets[1]) / union if union else 0.0
 
 
-def build(count: int, seed: int) -> list[dict[str, Any]]:
+def build(texts: Iterable[str], count: int, seed: int) -> list[dict[str, Any]]:
     """About `count` documents: {id, text, of, similarity}, `of` the id of the real one for planted copies."""
     planted_share = NEAR_SHARE + EXACT_SHARE
-    real = sorted(set(docstrings()), key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
+    real = sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
     real = real[: round(count / (1 + planted_share))]
     rng = random.Random(seed)
     vocabulary = sorted({word for text in real for word in normalised_words(text)})

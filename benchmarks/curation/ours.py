@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,6 @@ from data_beam.text.words import word_hashes
 from maxllm.config.curate import CurateConfig, FuzzyDedupConfig, QualityConfig
 
 FOLDER = Path(sys.argv[1])
-DOCUMENTS = [
-    Document.from_json(json.loads(line)) for line in (FOLDER / "documents.jsonl").open(encoding="utf-8")
-]
 QUALITY, FUZZY = QualityConfig(), FuzzyDedupConfig()
 RULES: dict[str, Callable[[Signals], Any]] = {
     "gopher quality": lambda signals: gopher_quality(signals, QUALITY.gopher),
@@ -36,6 +33,7 @@ RULES: dict[str, Callable[[Signals], Any]] = {
     "c4 quality": lambda signals: c4_page(c4_lines(signals, QUALITY.c4), QUALITY.c4),
     "fineweb quality": lambda signals: fineweb_quality(signals, QUALITY.fineweb),
 }
+DOCUMENTS: list[Document] = []
 KEPT: dict[str, list[str]] = {}
 CLUSTERS: dict[str, dict[str, str]] = {}
 
@@ -67,7 +65,24 @@ def rules(suffix: str = "", words: list[list[str]] | None = None) -> dict[str, f
         seconds["all rules"], KEPT["all rules"] = timed(
             lambda: [document.id for document in DOCUMENTS if isinstance(quality(document), Document)]
         )
+    else:
+        pairs = list(zip(DOCUMENTS, words, strict=True))
+        seconds["all rules" + suffix], KEPT["all rules" + suffix] = timed(
+            lambda: [document.id for document, each in pairs if _chain(Signals(document.text, each))]
+        )
     return seconds
+
+
+def _chain(signals: Signals) -> bool:
+    """What Quality does, with the first text's words given; a text that C4 changed is split by white space again."""
+    if gopher_quality(signals, QUALITY.gopher) or gopher_repetition(signals, QUALITY.repetition):
+        return False
+    lines = c4_lines(signals, QUALITY.c4)
+    if c4_page(lines, QUALITY.c4):
+        return False
+    if lines != signals.lines:
+        signals = Signals("\n".join(lines))
+    return fineweb_quality(signals, QUALITY.fineweb) is None
 
 
 def dedup(suffix: str = "", words: list[list[str]] | None = None) -> dict[str, float]:
@@ -95,13 +110,27 @@ def dedup(suffix: str = "", words: list[list[str]] | None = None) -> dict[str, f
     return seconds
 
 
+def bands_by_seed() -> list[dict[str, list[str]]]:
+    """For other draws of the hash functions: the band keys of documents that belong to a planted pair."""
+    wanted = set(json.loads((FOLDER / "planted.json").read_text()))
+    hashes = {each.id: Signals(each.text).normalised_hashes for each in DOCUMENTS if each.id in wanted}
+    hashers = [MinHasher(FUZZY.model_copy(update={"seed": seed})) for seed in range(1, 11)]
+    return [{id: [key.hex() for key in hasher.band_keys(each)] for id, each in hashes.items()} for hasher in hashers]
+
+
+def read(path: str) -> Iterator[Document]:
+    with open(path, encoding="utf-8") as stream:
+        yield from (Document.from_json(json.loads(line)) for line in stream)
+
+
 def dedup_on_beam() -> dict[str, float]:
     """The same stage as pipelines run it; the verdicts must be those of the plain functions."""
     out = FOLDER / "beam_drops"
 
     def run() -> None:
         pipeline = beam.Pipeline(runner=FnApiRunner())
-        drops = pipeline | beam.Create(DOCUMENTS, reshuffle=False) | FuzzyDuplicates(FUZZY)
+        documents = pipeline | beam.Create([str(FOLDER / "documents.jsonl")]) | "read" >> beam.FlatMap(read)
+        drops = documents | FuzzyDuplicates(FUZZY)
         drops | beam.MapTuple(lambda id, drop: f"{id} {drop.value}") | beam.io.WriteToText(str(out))
         pipeline.run().wait_until_finish()
 
@@ -133,12 +162,14 @@ def pipeline() -> dict[str, float]:
 
 
 def main() -> None:
+    DOCUMENTS.extend(read(str(FOLDER / "documents.jsonl")))
     seconds = rules() | dedup() | dedup_on_beam() | pipeline()
     seconds["words"], _ = timed(lambda: [document.text.split() for document in DOCUMENTS])
     seconds["normalised words"], _ = timed(lambda: [Signals(document.text).normalised_words for document in DOCUMENTS])
     spacy = json.loads((FOLDER / "spacy_words.json").read_text())
     seconds |= rules(" on spaCy words", spacy["words"]) | dedup(" on spaCy words", spacy["normalised"])
-    (FOLDER / "ours.json").write_text(json.dumps({"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS}))
+    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS, "bands": bands_by_seed()}
+    (FOLDER / "ours.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

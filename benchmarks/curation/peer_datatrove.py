@@ -122,6 +122,19 @@ def dedup(suffix: str = "") -> dict[str, float]:
     return seconds
 
 
+def bands_by_seed() -> list[dict[str, list[list[int]]]]:
+    """For other draws of the hash functions: the bands of documents that belong to a planted pair."""
+    wanted = set(json.loads((FOLDER / "planted.json").read_text()))
+    step = MinhashDedupSignature(output_folder=str(FOLDER / "unused"), config=CONFIG)
+    shingles = {row["id"]: step.get_shingles(row["text"]) for row in ROWS if row["id"] in wanted}
+    drawn = []
+    for seed in range(1, 11):
+        step.config.seed, step._parameters = seed, None
+        drawn.append({name: step.get_signature(each) for name, each in shingles.items() if each.size})
+    step.config.seed = 1
+    return drawn
+
+
 def pipeline() -> dict[str, float]:
     """Their own executor, one task: read, rules, write; then the four stages of MinHash; read and write again."""
     base = FOLDER / "pipeline"
@@ -147,7 +160,7 @@ CLUSTERS: dict[str, dict[str, int]] = {}
 
 
 def main() -> None:
-    logger.remove()
+    logger.disable("datatrove")
     seconds = rules() | dedup() | pipeline()
 
     words = word_tokenizers.load_word_tokenizer("eng")
@@ -155,11 +168,12 @@ def main() -> None:
     simple = [simplify_text(row["text"], DEF_TEXT_NORM_CONFIG) for row in ROWS]
     seconds["normalised words"], normalised = timed(lambda: [words.word_tokenize(text) for text in simple])
     (FOLDER / "spacy_words.json").write_text(json.dumps({"words": plain, "normalised": normalised}))
+    bands = bands_by_seed()
 
     word_tokenizers.load_word_tokenizer = lambda language: FastWords()
     minhash_module.load_word_tokenizer = word_tokenizers.load_word_tokenizer
     seconds |= rules(" on fast words") | dedup(" on fast words")
-    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS}
+    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS, "bands": bands}
     (FOLDER / "datatrove.json").write_text(json.dumps(result))
 
 

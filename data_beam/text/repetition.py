@@ -27,7 +27,7 @@ def duplicates(parts: Sequence[str]) -> tuple[int, int]:
 
 
 class Repetition:
-    """n-gram repetition of one text, in characters, for n in ascending order or any other.
+    """n-gram repetition of one text, in characters.
 
     Words are given by their numbers (`ids`, int64 [words]) and `lengths` (characters of each of them, int64 [words]).
     An (n+1)-gram can only occur twice where both its n-grams do, so each n looks only at what repeated for n - 1, and
@@ -36,25 +36,24 @@ class Repetition:
 
     def __init__(self, ids: np.ndarray, lengths: np.ndarray) -> None:
         self._lengths_before = np.concatenate([[0], np.cumsum(lengths)])
-        self._first_length = int(lengths[0]) if len(lengths) else 0
         self._words = len(ids)
-        # Per n: positions that hold a repeated n-gram, and its number; positions ascend.
-        self._repeated: list[tuple[np.ndarray, np.ndarray, int]] = [(np.arange(len(ids)), ids, len(ids))]
+        # Per n, from 1: ascending positions of n-grams (from n = 2 on of repeated ones), their numbers, and how often
+        # each number occurs.
+        self._levels = [(np.arange(len(ids)), ids, np.bincount(ids))]
 
-    def _level(self, n: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """(positions, names, number of names) of the n-grams that occur at least twice."""
-        while len(self._repeated) < n:
-            positions, names, names_count = self._repeated[-1]
-            if not len(positions):
-                self._repeated.append(self._repeated[-1])
-                continue
-            # Positions followed by a position: both n-grams inside the (n+1)-gram repeat.
-            follows = np.flatnonzero(np.diff(positions) == 1)
-            pairs = names[follows] * names_count + names[follows + 1]
-            unique, inverse, counts = np.unique(pairs, return_inverse=True, return_counts=True)
-            repeated = counts[inverse] > 1
-            self._repeated.append((positions[follows][repeated], inverse[repeated], len(unique)))
-        return self._repeated[n - 1]
+    def _level(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        while len(self._levels) < n:
+            positions, names, counts = self._levels[-1]
+            # Both n-grams inside an (n+1)-gram repeat where a position is followed by the next one.
+            follows = np.flatnonzero(positions[1:] - positions[:-1] == 1)
+            if len(follows):
+                pairs = names[follows] * len(counts) + names[follows + 1]
+                names, counts = _number(pairs)
+                repeated = counts[names] > 1
+                self._levels.append((positions[follows[repeated]], names[repeated], counts))
+            else:
+                self._levels.append((follows, follows, follows))
+        return self._levels[n - 1]
 
     def top_ngram_characters(self, n: int) -> int:
         """Characters of the most frequent n-gram, spaces between its words included, times its occurrences.
@@ -63,13 +62,12 @@ class Repetition:
         """
         if self._words < n:
             return 0
-        positions, names, _ = self._level(n)
-        if not len(positions):
-            return int(self._lengths_before[n]) + n - 1
-        _, first, counts = np.unique(names, return_index=True, return_counts=True)
-        best = counts.max()
-        start = positions[first[counts == best].min()]
-        return (int(self._lengths_before[start + n] - self._lengths_before[start]) + n - 1) * int(best)
+        positions, names, counts = self._level(n)
+        start, times = 0, 1
+        if len(positions):
+            times = int(counts.max())
+            start = int(positions[np.argmax(counts[names] == times)])
+        return (int(self._lengths_before[start + n] - self._lengths_before[start]) + n - 1) * times
 
     def duplicate_ngram_characters(self, n: int) -> int:
         """Characters, without spaces, inside n-grams seen before; after one the walk goes on behind it."""
@@ -88,3 +86,14 @@ class Repetition:
             else:
                 seen.add(name)
         return characters
+
+
+def _number(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(a number for each value, equal ones alike; how often each number occurs). np.unique with less to do."""
+    order = values.argsort(kind="stable")
+    ranked = values[order]
+    fresh = np.zeros(len(values), np.int64)
+    np.not_equal(ranked[1:], ranked[:-1], out=fresh[1:], casting="unsafe")
+    numbers = np.empty(len(values), np.int64)
+    numbers[order] = fresh.cumsum()
+    return numbers, np.bincount(numbers)

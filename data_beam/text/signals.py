@@ -71,10 +71,17 @@ class Signals:
         return np.fromiter(map(len, self.vocabulary), np.int64, len(self.vocabulary))
 
     @cached_property
+    def _alphabetic(self) -> np.ndarray:
+        """Which distinct words hold a letter: bool [vocabulary]. Nearly all begin with one."""
+        search = _LETTER.search
+        return np.array([word[0].isalpha() or search(word) is not None for word in self.vocabulary], bool)
+
+    @cached_property
     def _not_symbols(self) -> np.ndarray:
         """Which distinct words hold a letter or a digit: bool [vocabulary]."""
         search = _LETTER_OR_DIGIT.search
-        return np.fromiter((search(word) is not None for word in self.vocabulary), bool, len(self.vocabulary))
+        pairs = zip(self._alphabetic.tolist(), self.vocabulary, strict=True)
+        return np.array([letter or search(word) is not None for letter, word in pairs], bool)
 
     @cached_property
     def word_count(self) -> int:
@@ -90,9 +97,7 @@ class Signals:
 
     @cached_property
     def alphabetic_word_fraction(self) -> float:
-        search = _LETTER.search
-        alphabetic = np.fromiter((search(word) is not None for word in self.vocabulary), bool, len(self.vocabulary))
-        return self._per_word(float(self._word_counts[alphabetic].sum()))
+        return self._per_word(float(self._word_counts[self._alphabetic].sum()))
 
     @cached_property
     def hash_word_ratio(self) -> float:

@@ -22,10 +22,22 @@ def normalised_words(text: str) -> list[str]:
     return _NORMALISED.findall(text.lower())
 
 
+class _Hashes(dict[str, int]):
+    """xxh3 of words. Remembers the first 200,000 short ones, some 20 MB: most words of most texts are among them."""
+
+    def __missing__(self, word: str) -> int:
+        value = xxhash.xxh3_64_intdigest(word.encode())
+        if len(self) < 200_000 and len(word) <= 32:
+            self[word] = value
+        return value
+
+
+_hashes = _Hashes()
+
+
 def word_hashes(words: list[str]) -> np.ndarray:
     """64-bit xxh3 of each word, uint64 [words]: the same on every worker, unlike Python's own hash."""
-    table = {word: xxhash.xxh3_64_intdigest(word.encode()) for word in set(words)}
-    return np.fromiter(map(table.__getitem__, words), np.uint64, len(words))
+    return np.fromiter(map(_hashes.__getitem__, words), np.uint64, len(words))
 
 
 def ngram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
