@@ -77,12 +77,6 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> bytes:
     words: Counter[str] = Counter()
     for text in texts:
         words.update(WORDS.findall(text))
-    smallest = 4 + len(config.special_tokens) + 256
-    if config.vocab_size <= smallest:
-        raise UserError(
-            f"tokenizer.vocab_size {config.vocab_size} leaves no room beside bytes and special tokens; "
-            f"give more than {smallest}"
-        )
     if not words:
         raise UserError("there is no text to train a tokenizer on; check `documents`, or give tokenizer.path")
     alphabet = _alphabet(words) | set(_ASCII + "".join(config.special_tokens))

@@ -238,7 +238,6 @@ class Encode(beam.DoFn):
     def setup(self) -> None:
         self._tokenizer = read_tokenizer(self._path)
         self._dtype = token_dtype(self._tokenizer.vocab_size)
-        self._progress = progress.Progress("documents tokenized")
 
     def process(self, documents: list[Document]) -> Iterator[tuple[tuple[str, str, str], bytes]]:
         encoded = self._tokenizer.encode_batch([document.text for document in documents], bos=True, eos=True)
@@ -247,10 +246,10 @@ class Encode(beam.DoFn):
             split = split_of(group, self._held_out.fraction, self._held_out.seed)
             shard = shard_name(split, document.source, hash64("shard", document.id) % self._shards, self._shards)
             tokens = np.asarray(ids, self._dtype)
+            progress.count("documents tokenized")
             size = len(document.text.encode("utf-8", "replace"))
             for record in document_records(document.id, tokens, size, hash64("group", group)):
                 yield (split, document.source, shard), pack_record(record)
-        self._progress.add(len(documents))
 
 
 def _header(config: TokenizeConfig, tokenizer: Tokenizer, made_from: str) -> dict[str, Any]:

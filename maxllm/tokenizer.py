@@ -101,7 +101,7 @@ class Tokenizer:
 
         special: names of special tokens in the text become those tokens.
         """
-        text = _without_surrogates(text)
+        text = without_surrogates(text)
         if special and self.special_tokens:
             ids = []
             for part in self._special_pattern.split(text):
@@ -112,7 +112,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: list[str], *, bos: bool = False, eos: bool = False) -> list[list[int]]:
         """`encode` of each text, on all cores."""
-        encoded = self._codec.encode_batch([_without_surrogates(text) for text in texts])
+        encoded = self._codec.encode_batch([without_surrogates(text) for text in texts])
         return [self._enclose(ids, bos, eos) for ids in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -150,7 +150,7 @@ class Tokenizer:
             else message
             for message in messages
         ]
-        text = _without_surrogates(self.apply_chat_template(shown, add_generation_prompt=add_generation_prompt))
+        text = without_surrogates(self.apply_chat_template(shown, add_generation_prompt=add_generation_prompt))
         ids = []
         for part in self._special_pattern.split(text):
             if part in self.special_tokens:
@@ -238,7 +238,8 @@ class ByteStream:
         return self._decoder.decode(b"", final=True)
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
+    """Lone surrogates, which JSON lets in and UTF-8 does not hold, become U+FFFD."""
     try:
         text.encode()
         return text

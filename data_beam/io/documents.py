@@ -10,6 +10,7 @@ import pyarrow.parquet
 
 from data_beam.document import DeadLetter, Document, document_id
 from data_beam.io.files import BrokenFile, chunks, lines, open_file
+from maxllm.tokenizer import without_surrogates
 
 MAX_LINE = 1 << 28  # bytes
 BATCH_CHARACTERS = 1 << 20
@@ -67,4 +68,7 @@ def _document(path: str, number: int, record: object) -> Document | DeadLetter:
         return DeadLetter(f"{path}:{number}", "tokenize", "not a JSON document with a text")
     if record.get("id") is None:
         record["id"] = document_id(str(record.get("source", "")), path, number)
+    for name in ("id", "text", "source"):
+        if name in record:
+            record[name] = without_surrogates(str(record[name]))
     return Document.from_json(record)

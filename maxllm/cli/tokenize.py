@@ -5,7 +5,7 @@ same command again does nothing when the output is finished; with another sequen
 
 examples:
   maxllm tokenize tokenize/default "documents=[runs/documents/documents/*]" output=runs/tokens
-  maxllm tokenize tokenize/default "documents=[docs/*.jsonl.zst]" tokenizer.path=llama/tokenizer.json -- --direct_num_workers 8
+  maxllm tokenize tokenize/default tokenizer.path=llama/tokenizer.json output=runs/llama -- --direct_num_workers 8
 """
 
 from __future__ import annotations

@@ -22,6 +22,13 @@ class TokenizerConfig(Section):
     training_bytes: PositiveInt = Field(10_000_000, description="a seeded sample of the documents of about this size")
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _room(self) -> TokenizerConfig:
+        fixed = 256 + 4 + len(self.special_tokens)
+        if self.path is None and self.vocab_size <= fixed:
+            raise ValueError(f"vocab_size {self.vocab_size} leaves no room beside {fixed} bytes and special tokens")
+        return self
+
 
 class HeldOutConfig(Section):
     """The held-out split: a hash of the document's group, so that near copies never straddle it."""
