@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 MASKED = -1e30
 BLOCK = 128
@@ -55,6 +56,11 @@ def _by_head(function: Any, query: jax.Array, key: jax.Array, value: jax.Array, 
     return mixed.reshape(batch, length, heads, head_dim)
 
 
+def _named(mixed: jax.Array, denominator: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Names for rematerialisation: with these two saved, a backward pass need not run the forward again."""
+    return checkpoint_name(mixed, "attention"), checkpoint_name(denominator, "attention_denominator")
+
+
 # --- one head at a time
 
 
@@ -64,7 +70,7 @@ def _mapped(query: jax.Array, key: jax.Array, value: jax.Array, starts: jax.Arra
 
 
 def _mapped_forward(*inputs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    mixed, denominator = jax.lax.map(lambda head: _head_forward(*head), inputs)
+    mixed, denominator = _named(*jax.lax.map(lambda head: _head_forward(*head), inputs))
     return mixed, (*inputs, mixed, denominator)
 
 
@@ -145,7 +151,7 @@ def _blockwise(query: jax.Array, key: jax.Array, value: jax.Array, starts: jax.A
 
 
 def _blockwise_forward(*inputs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    mixed, denominator = jax.vmap(_scan_forward)(*inputs)
+    mixed, denominator = _named(*jax.vmap(_scan_forward)(*inputs))
     return mixed, (*inputs, mixed, denominator)
 
 

@@ -45,7 +45,7 @@ class Attention(nnx.Module):
         query, key, value = self.project(x, by)
         mixed = attention(query, key, value, segment_ids=segment_ids, backend=self.backend)
         mixed = checkpoint_name(constrain(mixed, "batch", "length", "heads", None), "attention")
-        return self.output(mixed)
+        return checkpoint_name(self.output(mixed), "attention_output")
 
     def extend(
         self,

@@ -22,13 +22,14 @@ from maxllm.models.norm import RMSNorm
 from maxllm.models.rope import Rotation, rotation
 from maxllm.parallel.rules import constrain
 
-# What the backward pass finds saved from each layer; the rest it computes again. The names are the
-# `checkpoint_name`s in attention.py and mlp.py.
-_POLICIES = jax.checkpoint_policies
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "full": _POLICIES.nothing_saveable,
-    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
-    "attention": _POLICIES.save_only_these_names("query", "key", "value", "attention"),
+# What the backward pass finds saved from each layer, besides its input; the rest it computes again. The names are the
+# `checkpoint_name`s of attention.py, mlp.py and kernels/attention_blocks.py.
+_ATTENTION = ("query", "key", "value", "attention", "attention_denominator")
+_MATRIX_PRODUCTS = (*_ATTENTION, "attention_output", "mlp_gate", "mlp_up")
+REMAT: dict[str, Callable[..., Any]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(*_ATTENTION),
+    "dots": jax.checkpoint_policies.save_only_these_names(*_MATRIX_PRODUCTS),
 }
 
 

@@ -27,8 +27,9 @@ class Linear(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         inputs, outputs = kernel.shape[: self.input_rank], kernel.shape[self.input_rank :]
         batch = x.shape[: x.ndim - self.input_rank]
-        # One plain matrix product, which every backend knows best.
-        flat = x.reshape(*batch, math.prod(inputs)) @ kernel.reshape(math.prod(inputs), math.prod(outputs))
+        # A plain product of two matrices: with more axes, the gradient of the kernel asks XLA for a transposed copy of
+        # the output's gradient, which on a CPU costs more than the product itself.
+        flat = x.reshape(math.prod(batch), math.prod(inputs)) @ kernel.reshape(math.prod(inputs), math.prod(outputs))
         return flat.reshape(*batch, *outputs)
 
 
