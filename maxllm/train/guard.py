@@ -65,7 +65,11 @@ class Signals:
         """The signal to stop for after `step`, the same on every process; None to go on."""
         if jax.process_count() == 1:
             return self._got
-        return (self._got or signal.SIGTERM) if multihost_utils.reached_preemption_sync_point(step) else None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return None
+        if self._got is None:
+            self._say("SIGTERM somewhere in this job: stopping after this step, once it is saved")
+        return self._got or signal.SIGTERM
 
 
 class Diverged(UserError):

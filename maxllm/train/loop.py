@@ -8,6 +8,7 @@ to go on bit for bit is therefore its parameters, its optimizer's moments and on
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -127,16 +128,21 @@ class _Run:
             return self._finished_before()
         self._introduce()
         self.writer = self._open_writer()
-        began, start = time.perf_counter(), self.step
+        began, start, patient = time.perf_counter(), self.step, True
         try:
             with Signals(self.display.say) as signals, self.display:
                 self._steps(signals)
-            self.checkpoints.close()
         except SaveFailed as failure:
             raise UserError(str(failure)) from failure
+        except KeyboardInterrupt:  # the second Ctrl-C
+            patient = False
+            raise
         finally:
             if self.writer:
                 self.writer.close()
+            if patient:  # a save under way is not lost to what went wrong after it
+                with contextlib.suppress(SaveFailed):
+                    self.checkpoints.close()
         if self.first:
             seconds = time.perf_counter() - began
             summary.say(
@@ -152,19 +158,19 @@ class _Run:
             self.step += 1
             self.pace.step()
             self.waiting.append((self.step, metrics))
-            if self.step == compiled_at:
+            first = self.step == compiled_at
+            if first:
                 self._first_step_done(metrics)
             stop, last = signals.stop(self.step), self.step == loop.steps
             evaluate = not stop and (last or (loop.eval_every and self.step % loop.eval_every == 0))
             save = stop or last or self.step % loop.checkpoint_every == 0
-            if evaluate or save or self.step % loop.log_every == 0:
+            if first or evaluate or save or self.step % loop.log_every == 0:
                 self._report(evaluate=bool(evaluate))
             if save:
                 self._save(must=bool(stop or last))
             if evaluate or save:
                 self.pace.restart()
             if stop:
-                self.checkpoints.close()
                 self.display.say(f"saved step {self.step}; run the same command to go on")
                 raise Interrupted(stop)
 

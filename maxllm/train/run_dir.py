@@ -12,6 +12,7 @@ from typing import IO, Any
 from maxllm.config import to_yaml
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
+from maxllm.data.dataset import Dataset
 from maxllm.tokenizer import Tokenizer
 
 # What a checkpoint means nothing without: whose parameters these are, which numbers they were, what came next.
@@ -51,10 +52,16 @@ def lock(run_dir: Path) -> IO[str]:
 
 
 def fingerprints(config: TrainConfig, tokenizer: Tokenizer) -> dict[str, str]:
-    """SHA-256 of the tokenizer and of each source's dataset.json, which holds its shards' checksums."""
+    """SHA-256 of the tokenizer, and of what decides each source's batches: its shards' and packings' own."""
     found = {"tokenizer": tokenizer.fingerprint}
     for name, source in config.data.sources.items():
-        found[f"data.{name}"] = hashlib.sha256((Path(source.path) / "dataset.json").read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        for shard in Dataset(source.path).shards("train", source.source):
+            packing = shard["packings"].get(str(config.data.sequence_length), {"files": []})
+            digest.update(
+                " ".join([shard["name"], *(f["sha256"] for f in [shard["file"], *packing["files"]])]).encode()
+            )
+        found[f"data.{name}"] = digest.hexdigest()
     return found
 
 
