@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import grpc
@@ -16,6 +18,8 @@ from maxllm.generate.request import Event
 from serving.gateway import Ask, Failure, Gateway, Reason
 from serving.proto import orchestrator_pb2 as pb
 
+log = logging.getLogger("maxllm.serve")
+
 # The name JetStream's clients call, and the name of our own generated stubs.
 SERVICES = ("jetstream_proto.Orchestrator", "maxllm.v1.Orchestrator")
 
@@ -27,6 +31,7 @@ CODES = {
     Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
+HEALTH_SECONDS = 0.5  # between two looks at whether the gateway is ready
 FINISH = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
 
 
@@ -53,6 +58,9 @@ class Orchestrator:
                 yield response
         except Failure as failure:
             await context.abort(CODES[failure.reason], failure.message)
+        except Exception:
+            log.exception("a request failed outside the engine")
+            await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
         finally:
             if call is not None:
                 call.close()
@@ -174,14 +182,21 @@ class GrpcPort:
             )
 
     async def start(self) -> None:
+        await self.tell_health()
         await self._server.start()
-        await self.set_serving(True)
+        self._watch = asyncio.create_task(self._watch_health())
 
-    async def set_serving(self, serving: bool) -> None:
-        """What `grpc.health.v1` says of every service and of the whole."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    async def tell_health(self) -> None:
+        """Makes `grpc.health.v1` say, of every service and of the whole, what the gateway says now."""
+        kinds = health_pb2.HealthCheckResponse
         for name in ("", *SERVICES):
-            await self._health.set(name, status)
+            await self._health.set(name, kinds.SERVING if self._gateway.ready else kinds.NOT_SERVING)
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            await self.tell_health()
 
     async def stop(self) -> None:
+        self._watch.cancel()
         await self._server.stop(grace=1)

@@ -41,7 +41,6 @@ class Server:
 
     async def stop(self, drain_seconds: float) -> bool:
         """Refuse new requests, give the running ones `drain_seconds`, close the ports. True when all finished."""
-        await self._grpc.set_serving(False)
         finished = await self.gateway.drain(drain_seconds)
         await asyncio.gather(self._grpc.stop(), self._http.stop())
         return finished
