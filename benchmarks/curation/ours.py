@@ -20,7 +20,15 @@ from data_beam.dedup.nodes import id_of, node_of, smallest_reachable
 from data_beam.dedup.signature import MinHasher
 from data_beam.document import Document
 from data_beam.pipeline import curate
-from data_beam.stages.quality import Quality, c4_lines, c4_page, fineweb_quality, gopher_quality, gopher_repetition
+from data_beam.stages.quality import (
+    Quality,
+    c4_lines,
+    c4_page,
+    fineweb_quality,
+    gopher_quality,
+    gopher_repetition,
+    without_lines,
+)
 from data_beam.text.signals import Signals
 from data_beam.text.words import word_hashes
 from maxllm.config.curate import CurateConfig, FuzzyDedupConfig, QualityConfig
@@ -81,7 +89,7 @@ def _chain(signals: Signals) -> bool:
     if c4_page(lines, QUALITY.c4):
         return False
     if lines != signals.lines:
-        signals = Signals("\n".join(lines))
+        signals = Signals(without_lines(signals.text, lines))
     return fineweb_quality(signals, QUALITY.fineweb) is None
 
 

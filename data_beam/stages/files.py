@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,6 @@ def read_lines(path: str, setting: str) -> Iterator[str]:
         # FileSystems decompresses by extension; a local file comes as it is.
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{setting}: {path} cannot be read ({error}); give the path of an existing file.") from error
     yield from io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace", newline=None).read().split("\n")

@@ -89,19 +89,18 @@ def gopher_repetition(signals: Signals, limits: GopherRepetition) -> Drop | None
         if limit is not None and value > limit:
             return Drop(f"repetition.{name}", round(value, 4))
     for n, limit in sorted(limits.max_top_ngram_character_fraction.items()):
-        value = signals.top_ngram_character_fraction(n)
-        if value > limit:
+        if limit is not None and (value := signals.top_ngram_character_fraction(n)) > limit:
             return Drop(f"repetition.top_{n}gram_character_fraction", round(value, 4))
     for n, limit in sorted(limits.max_duplicate_ngram_character_fraction.items()):
-        value = signals.duplicate_ngram_character_fraction(n)
-        if value > limit:
+        if limit is not None and (value := signals.duplicate_ngram_character_fraction(n)) > limit:
             return Drop(f"repetition.duplicate_{n}gram_character_fraction", round(value, 4))
     return None
 
 
-def c4_lines(signals: Signals, limits: C4Quality) -> list[str]:
-    """The lines that C4's line rules keep. Raffel et al. 2020 (arXiv 1910.10683), section 2.2, and its code.
+def c4_lines(signals: Signals, limits: C4Quality) -> list[str | None]:
+    """The text's lines after C4's line rules, None for each one removed.
 
+    Raffel et al. 2020 (arXiv 1910.10683), section 2.2, and its code.
     The paper says five sentences a page and three words a line; the published code has the two numbers the other way
     round. The defaults are the paper's.
     """
@@ -112,8 +111,9 @@ def c4_lines(signals: Signals, limits: C4Quality) -> list[str]:
     phrases = tuple(phrase for phrase in phrases if phrase in lowered)
     citations = limits.remove_citations and "[" in lowered
     longest = limits.max_word_length
-    kept = []
+    result: list[str | None] = []
     for line in signals.lines:
+        result.append(None)
         if longest is not None and len(line) > longest and any(len(word) > longest for word in line.split()):
             continue
         if citations:
@@ -126,28 +126,50 @@ def c4_lines(signals: Signals, limits: C4Quality) -> list[str]:
             low = line.lower()
             if any(phrase in low for phrase in phrases):
                 continue
-        kept.append(line)
-    return kept
+        result[-1] = line
+    return result
 
 
 def _at_least_words(line: str, count: int) -> bool:
     return len(line.split(None, count)) >= count
 
 
-def c4_page(lines: list[str], limits: C4Quality) -> Drop | None:
+def without_lines(text: str, lines: list[str | None]) -> str:
+    """The text with its lines that are not blank replaced by these, and without those that are None.
+
+    Indentation stays, and one blank line where there were any: paragraphs are worth more to a model than C4's own
+    output, which has neither.
+    """
+    left: list[str] = []
+    after_blank = False
+    rest = iter(lines)
+    for raw in text.splitlines():
+        stripped = raw.strip()
+        if not stripped:
+            after_blank = True
+        elif (line := next(rest)) is not None:
+            if after_blank and left:
+                left.append("")
+            after_blank = False
+            left.append(raw[: len(raw) - len(raw.lstrip())] + line)
+    return "\n".join(left)
+
+
+def c4_page(lines: list[str | None], limits: C4Quality) -> Drop | None:
     """C4's page rules, on the lines that are left.
 
     The paper speaks of the page; the code looks at the lines its line rules have not removed yet, and so do we: a menu
     with a curly brace does not cost its page.
     """
-    text = "\n".join(lines)
+    left = [line for line in lines if line]
+    text = "\n".join(left)
     if limits.drop_curly_brace and "{" in text:
         return Drop("c4.curly_brace", "{")
     if limits.drop_lorem_ipsum and "lorem ipsum" in text.lower():
         return Drop("c4.lorem_ipsum", "lorem ipsum")
     if limits.min_sentences is not None:
         sentences = 0
-        for line in lines:
+        for line in left:
             sentences += count_sentences(line)
             if sentences >= limits.min_sentences:
                 return None
@@ -202,7 +224,8 @@ class Quality:
             if drop := c4_page(lines, config.c4):
                 return drop
             if lines != signals.lines:
-                document = document.with_text("\n".join(lines), c4_lines_removed=len(signals.lines) - len(lines))
+                text = without_lines(document.text, lines)
+                document = document.with_text(text, c4_lines_removed=lines.count(None))
                 signals = signals_of(document.text)
         if config.fineweb.enabled and (drop := fineweb_quality(signals, config.fineweb)):
             return drop

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from data_beam.document import Document, Drop
 from data_beam.stages.files import read_lines
 from maxllm.config.curate import UrlConfig
+from maxllm.config.errors import UserError
 
 _WORDS = re.compile(r"[^\W_]+")
 
@@ -40,6 +41,9 @@ class UrlFilter:
     def __init__(self, config: UrlConfig) -> None:
         self.domains = frozenset(entry.strip(".") for entry in _entries(config.domain_files, "url.domain_files"))
         self.words = _entries(config.word_files, "url.word_files")
+        for word in sorted(self.words):
+            if not _WORDS.fullmatch(word):
+                raise UserError(f"url.word_files: {word!r} is not one word; URLs are compared word by word.")
 
     def check(self, url: str) -> Drop | None:
         if self.domains:

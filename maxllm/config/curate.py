@@ -79,8 +79,8 @@ class GopherRepetition(Section):
     max_duplicate_paragraph_fraction: float | None = 0.30
     max_duplicate_line_character_fraction: float | None = 0.20
     max_duplicate_paragraph_character_fraction: float | None = 0.20
-    max_top_ngram_character_fraction: dict[int, float] = {2: 0.20, 3: 0.18, 4: 0.16}
-    max_duplicate_ngram_character_fraction: dict[int, float] = {
+    max_top_ngram_character_fraction: dict[int, float | None] = {2: 0.20, 3: 0.18, 4: 0.16}
+    max_duplicate_ngram_character_fraction: dict[int, float | None] = {
         5: 0.15,
         6: 0.14,
         7: 0.13,

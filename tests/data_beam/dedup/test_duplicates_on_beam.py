@@ -11,7 +11,7 @@ from apache_beam.pipeline import PipelineVisitor
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 
-from data_beam.dedup.components import ConnectedComponents
+from data_beam.dedup.components import ConnectedComponents, star
 from data_beam.dedup.exact import ExactDuplicates, fingerprint
 from data_beam.dedup.minhash import FuzzyDuplicates
 from data_beam.dedup.nodes import smallest_reachable
@@ -166,6 +166,12 @@ def test_no_text_is_shuffled():
     joined = tuple[str, tuple[str, str]]
     for declared in grouped:
         assert declared in [convert_to_beam_type(each) for each in (*key_and_name, joined)], declared
+
+
+def test_a_bucket_of_thousands_makes_as_many_edges_not_their_square():
+    nodes = [f"{i:05d}" for i in range(20_000)]
+    random.Random(1).shuffle(nodes)
+    assert sorted(star(nodes)) == [(node, "00000") for node in sorted(nodes)[1:]]
 
 
 def test_white_space_alone_makes_no_difference_to_a_fingerprint():

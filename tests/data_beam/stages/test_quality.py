@@ -3,7 +3,15 @@
 import pytest
 
 from data_beam.document import Document, Drop
-from data_beam.stages.quality import Quality, c4_lines, c4_page, fineweb_quality, gopher_quality, gopher_repetition
+from data_beam.stages.quality import (
+    Quality,
+    c4_lines,
+    c4_page,
+    fineweb_quality,
+    gopher_quality,
+    gopher_repetition,
+    without_lines,
+)
 from data_beam.text.signals import Signals
 from maxllm.config.curate import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, QualityConfig
 
@@ -160,13 +168,17 @@ def test_gopher_repetition_of_ngrams_at_its_thresholds(n, limit):
 def test_c4_line_rules_remove_lines_not_pages(setting, line, stays):
     only = C4_OFF.model_copy(update=setting)
     signals = Signals(f"{line}\n{stays}\n")
-    assert c4_lines(signals, only) == [stays]
+    assert c4_lines(signals, only) == [None, stays]
     assert c4_lines(signals, C4_OFF) == [line, stays]
 
 
 def test_c4_takes_citations_out_of_lines_before_it_looks_at_their_end():
     only = C4_OFF.model_copy(update={"remove_citations": True, "terminal_punctuation": True})
-    assert c4_lines(Signals("It is so.[12]\nAnd so.[citation needed]\nNot [a] so"), only) == ["It is so.", "And so."]
+    assert c4_lines(Signals("It is so.[12]\nAnd so.[citation needed]\nNot [a] so"), only) == [
+        "It is so.",
+        "And so.",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +258,16 @@ def document(text: str, **metadata) -> Document:
     return Document("1", text, "test", "2024-01-01", metadata=metadata)
 
 
+def test_single_ngram_lengths_can_be_switched_off():
+    text = "one two three four five six. " * 30
+    assert gopher_repetition(Signals(text), GopherRepetition()) is not None
+    off = {n: None for n in range(2, 11)}
+    limits = REPETITION_OFF.model_copy(
+        update={"max_top_ngram_character_fraction": off, "max_duplicate_ngram_character_fraction": off}
+    )
+    assert gopher_repetition(Signals(text), limits) is None
+
+
 def test_ordinary_prose_passes_all_rules_and_comes_back_as_it_was():
     kept = Quality(QualityConfig())(document(PROSE))
     assert kept == document(PROSE)
@@ -255,6 +277,15 @@ def test_removed_lines_are_gone_from_the_text_and_counted():
     kept = Quality(QualityConfig())(document("Home | About\n" + PROSE + "\nShare this"))
     assert kept.text == PROSE
     assert kept.metadata["c4_lines_removed"] == 2
+
+
+def test_removed_lines_leave_indentation_and_paragraphs_as_they_were():
+    text = "Top menu\n\n  The first one stays.[3]\n\tIt goes on here.\n\nShare\n\n\n\nThe last one stays.\nFooter"
+    limits = C4Quality(min_sentences=None)
+    lines = c4_lines(Signals(text), limits)
+    expected = "  The first one stays.\n\tIt goes on here.\n\nThe last one stays."
+    assert without_lines(text, lines) == expected
+    assert without_lines(text, Signals(text).lines) == text.replace("\n\n\n", "\n")
 
 
 def test_fineweb_sees_what_c4_left():

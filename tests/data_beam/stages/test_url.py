@@ -59,5 +59,11 @@ def test_a_missing_list_is_the_users_error(tmp_path):
         UrlFilter(UrlConfig(word_files=[str(tmp_path / "nowhere")]))
 
 
+def test_an_entry_that_could_never_match_is_the_users_error(tmp_path):
+    (tmp_path / "words").write_text("poker\nfree-poker\n")
+    with pytest.raises(UserError, match="'free-poker' is not one word"):
+        UrlFilter(UrlConfig(word_files=[str(tmp_path / "words")]))
+
+
 def test_host_of_an_ipv6_address():
     assert host_of("http://[::1]:80/x") == "::1"
