@@ -22,6 +22,8 @@ from data_beam.token_format import hash64
 from maxllm.config.errors import UserError
 from maxllm.config.tokenize import TokenizerConfig
 
+# In order of their ids. Not <s> and </s>, which are words of HTML: `transformers` takes special names out of any text.
+SPECIAL_TOKENS = {"unk": "<|unknown|>", "bos": "<|begin_of_text|>", "eos": "<|end_of_text|>", "pad": "<|pad|>"}
 # One digit; a word with what stands before it; punctuation with the newline and indentation behind it; white space.
 WORDS = re.compile(r"\d|[^\r\n\w]?[^\W\d_]+| ?(?:[^\s\w]|_)+(?:[\r\n]+[ \t]*)?|[\r\n]+[ \t]*|[ \t]+(?!\S)|\s+")
 # Private-use characters that stand for a space and a tab during training: SentencePiece gives both a meaning.
@@ -71,8 +73,8 @@ class SmallestSample(beam.CombineFn):
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> bytes:
     """A SentencePiece model (serialised) trained on `texts`.
 
-    Ids 0-3 are <unk>, <s>, </s>, <pad>; then come `config.special_tokens`, the 256 bytes, the pieces. The
-    vocabulary is smaller than `config.vocab_size` where the texts do not give as many pieces.
+    Ids 0-3 are `SPECIAL_TOKENS`; then come `config.special_tokens`, the 256 bytes, the pieces. The vocabulary is
+    smaller than `config.vocab_size` where the texts do not give as many pieces.
     """
     words: Counter[str] = Counter()
     for text in texts:
@@ -89,10 +91,8 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> bytes:
             model_type=config.algorithm,
             vocab_size=config.vocab_size,
             hard_vocab_limit=False,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=3,
+            **{f"{role}_id": number for number, role in enumerate(SPECIAL_TOKENS)},
+            **{f"{role}_piece": name for role, name in SPECIAL_TOKENS.items()},
             control_symbols=config.special_tokens,
             byte_fallback=True,
             character_coverage=1.0,

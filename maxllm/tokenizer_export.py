@@ -38,8 +38,9 @@ def huggingface_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         )
         if i is not None
     }
-    if "<unk>" in tokenizer.special_tokens:
-        roles["unk_token"] = "<unk>"
+    unknown = {"<unk>", "<|unknown|>"} & tokenizer.special_tokens.keys()
+    if unknown:
+        roles["unk_token"] = unknown.pop()
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **roles,

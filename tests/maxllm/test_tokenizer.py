@@ -19,7 +19,7 @@ ODD = [
     "\u2581 a\u2581\u2581b \u2585 ⁇",
     "\0a\0\0b\x01\x7f\x80",
     "  two  spaces, \t\ttabs\r\n\r\n    indented\n",
-    "<s></s><unk><pad><|im_start|>user<|im_end|><0x0A>",
+    "<s></s><|begin_of_text|><|unknown|><|pad|><|im_start|>user<|im_end|><0x0A>",
     "\ufffd\ufffe\uffff\U0010ffff\ue000\ue001\ufdd0",
     "日本語 और עברית 👩‍👩‍👧‍👦",
     "\u2028\u2029\u0085\xa0\u3000",
@@ -113,7 +113,8 @@ def test_exported_tokenizer_gives_the_same_ids(tokenizer, source_text, tmp_path)
     for text in ODD + random_texts(3000, seed=2) + source_text:
         assert exported.encode(text, add_special_tokens=False).ids == tokenizer.encode(text), text[:200]
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    assert (settings["bos_token"], settings["eos_token"], settings["pad_token"]) == ("<s>", "</s>", "<pad>")
+    roles = [settings[f"{role}_token"] for role in ("unk", "bos", "eos", "pad")]
+    assert roles == ["<|unknown|>", "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"]
     assert settings["chat_template"] == tokenizer.chat_template
 
 
