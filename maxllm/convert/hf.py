@@ -98,7 +98,8 @@ def save(
     output = check_output(output, overwrite=overwrite)
     parameters = {".".join(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.split(model)[1])}
     partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
-    shutil.rmtree(partial, ignore_errors=True)
+    for left_by_a_kill in (partial, old):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         tensors = llama.write_parameters(parameters, jax.numpy.dtype(dtype))

@@ -70,6 +70,10 @@ class MaxllmLM(TemplateLM):
         bos = self.tokens.bos_id
         return list(ids) if bos is None or (ids and ids[0] == bos) else [bos, *ids]
 
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """`(ln p of the continuation, whether greedy decoding would give it)` for each (context, continuation)."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:

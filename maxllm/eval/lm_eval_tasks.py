@@ -67,8 +67,11 @@ def prepare(name: str, data: str | None) -> Task:
 
 
 def run(lm: Any, task: Task, *, limit: int | None, scratch: Path) -> dict[str, Any]:
-    """lm-eval's results for one task: `metrics` (name: value), `items`, `version`, `samples`, `truncated_prompts`."""
-    configure_offline(scratch)
+    """What lm-eval found: `metrics` (name: value), `items`, `version`, `samples`, `truncated_prompts`, ...
+
+    `scratch`: a folder for its files, to be removed afterwards.
+    """
+    configure_offline()
     import datasets
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -110,10 +113,9 @@ def run(lm: Any, task: Task, *, limit: int | None, scratch: Path) -> dict[str, A
     }
 
 
-def configure_offline(scratch: Path) -> None:
-    """No network, no cache in the home folder, no progress bars but ours. Before lm-eval is first imported."""
+def configure_offline() -> None:
+    """No network and no progress bars but ours. Before lm-eval is first imported."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    os.environ.setdefault("HF_HOME", str(scratch / "huggingface"))
     os.environ.setdefault("TQDM_DISABLE", "1")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             }
         samples: dict[str, list[dict[str, Any]]] = {}
         if tasks:
-            results["tasks"] = _run_tasks(tasks, config, model, tokenizer, scorer, output, meter)
+            results["tasks"] = _run_tasks(tasks, config, model, tokenizer, scorer, meter)
             samples = {name: found.pop("samples") for name, found in results["tasks"].items()}
     results["seconds"] = round(time.perf_counter() - began, 1)
     _write(output, results, samples)
@@ -79,20 +80,20 @@ def _run_tasks(
     model: Decoder,
     tokenizer: Tokenizer,
     scorer: Scorer,
-    output: Path,
     meter: Meter,
 ) -> dict[str, Any]:
-    scratch = output / "cache"
-    scratch.mkdir(parents=True, exist_ok=True)
-    lm_eval_tasks.configure_offline(scratch)
+    lm_eval_tasks.configure_offline()
     from maxllm.eval.lm_eval_adapter import MaxllmLM
 
-    with Answers(model, tokenizer, context=scorer.context, batch_tokens=config.batch_tokens) as answers:
+    found = {}
+    with (
+        Answers(model, tokenizer, context=scorer.context, batch_tokens=config.batch_tokens) as answers,
+        tempfile.TemporaryDirectory(prefix="maxllm-eval-") as scratch,
+    ):
         lm = MaxllmLM(scorer, tokenizer, answers)
-        found = {}
         for task in tasks:
             lm.progress = lambda what, done, total, name=task.name: meter(f"{name}: {what}", done, total)
-            found[task.name] = lm_eval_tasks.run(lm, task, limit=config.limit, scratch=scratch)
+            found[task.name] = lm_eval_tasks.run(lm, task, limit=config.limit, scratch=Path(scratch))
     return found
 
 

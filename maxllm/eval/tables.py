@@ -109,7 +109,7 @@ def summary_line(results: Mapping[str, Any]) -> str:
 def _rich(title: str, head: list[str], rows: Iterator[list[str]], *, left: int) -> Table:
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number < left or name == "comparable" else "right")
+        table.add_column(name, justify="left" if number < left or name == "comparable" else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

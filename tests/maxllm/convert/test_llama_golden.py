@@ -53,7 +53,7 @@ def test_logits_equal_transformers(variant: str):
 
 def test_logits_in_bfloat16_stay_near():
     ours, theirs = logits_of(GOLDEN / "sharded_bfloat16", dtype="bfloat16")
-    assert np.abs(ours - theirs).max() < 0.1
+    assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.03
 
 
 def test_loaded_onto_a_mesh_gives_the_same_logits():

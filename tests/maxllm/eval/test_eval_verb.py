@@ -151,7 +151,15 @@ def test_gsm8k_with_lm_evals_own_prompts_and_a_task_of_ours(run_dir: Path, tmp_p
     arc = tmp_path / "arc.jsonl"
     rows = [{"query": "Question: Which is it?", "choices": ["this", "that", "both"], "gold": n % 3} for n in range(6)]
     arc.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["eval", str(run_dir), "--tasks", "gsm8k,maxllm_arc_easy", "--data", f"gsm8k={folder}"]
+    command = [
+        "eval",
+        str(run_dir),
+        "batch_tokens=256",
+        "--tasks",
+        "gsm8k,maxllm_arc_easy",
+        "--data",
+        f"gsm8k={folder}",
+    ]
     assert main([*command, f"maxllm_arc_easy={arc}", "--limit", "3"]) == 0
     results = json.loads((run_dir / "eval" / "results.json").read_text())
     assert "bits_per_byte" not in results
@@ -205,7 +213,12 @@ def test_what_a_user_can_mend_is_one_sentence(
 )
 def test_the_shared_files_run(run_dir: Path, shared_data: Path, tmp_path: Path, task: str, path: str, own: bool):
     config = EvalConfig(
-        model=str(run_dir), tasks=[task], data_files={task: str(shared_data / path)}, limit=2, output=str(tmp_path)
+        model=str(run_dir),
+        tasks=[task],
+        data_files={task: str(shared_data / path)},
+        limit=2,
+        output=str(tmp_path),
+        batch_tokens=256,
     )
     found = evaluate(config)["tasks"][task]
     assert found["upstream"] == own and found["items"] == 2 and found["of_items"] > 900

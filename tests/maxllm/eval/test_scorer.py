@@ -36,7 +36,7 @@ def random_texts(count: int, lengths: list[int], vocab: int) -> list[tuple[list[
 
 
 def test_batched_equals_one_full_forward_per_text(model: Decoder):
-    texts = random_texts(24, [2, 64, 65, 90, 129], model.config.vocab_size)
+    texts = random_texts(24, [2, 64, 65, 129], model.config.vocab_size)
     scores = Scorer(model, context=128, batch_tokens=512).score(texts)
     for (tokens, first), score in zip(texts, scores, strict=True):
         nats, greedy = slow_score(model, tokens, first)
@@ -56,8 +56,8 @@ def test_order_and_batch_size_change_nothing_but_rounding(model: Decoder):
 def test_what_the_model_would_say_is_greedy(model: Decoder):
     tokens = [1, 5]
     for _ in range(3):
-        logits = logits_of(model, jnp.asarray([tokens]))
-        tokens.append(int(logits[0, -1].argmax()))
+        padded = jnp.asarray([tokens + [0] * (8 - len(tokens))])
+        tokens.append(int(logits_of(model, padded)[0, len(tokens) - 1].argmax()))
     other = [*tokens[:-1], (tokens[-1] + 1) % model.config.vocab_size]
     right, wrong = Scorer(model, context=64, batch_tokens=128).score([(tokens, 2), (other, 2)])
     assert right.greedy and not wrong.greedy
