@@ -213,7 +213,8 @@ class Curate(beam.PTransform):
             | "Summarise" >> beam.CombineGlobally(Summarise())
         )
         folders = {
-            "documents": documents | "WriteDocuments" >> WriteOutcomes(f"{self.folder}/documents", config.output.format),
+            "documents": documents
+            | "WriteDocuments" >> WriteOutcomes(f"{self.folder}/documents", config.output.format),
             "rejected": all_rejected | "WriteRejected" >> WriteOutcomes(f"{self.folder}/rejected", "jsonl.zst"),
             "dead": all_dead | "WriteDead" >> WriteOutcomes(f"{self.folder}/dead", "jsonl.zst"),
         }

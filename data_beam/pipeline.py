@@ -10,15 +10,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 
 from data_beam import progress
+from data_beam.curation import STAGES, Curate, stages_after_extraction, stages_before_extraction
 from data_beam.io import files, python_docs, python_source
 from data_beam.output import MANIFEST, Output, read_json, write_bytes
-from data_beam.curation import STAGES, Curate, stages_after_extraction, stages_before_extraction
 from data_beam.report.html import render
 from data_beam.report.manifest import assert_conserved
-from data_beam.runner import run
+from data_beam.runner import run, template_of
 from maxllm.config.curate import CurateConfig, InputConfig
 from maxllm.config.errors import UserError
 
@@ -35,10 +35,13 @@ def curate(config: CurateConfig, beam_args: Sequence[str] = (), *, force: bool =
     if not config.inputs:
         raise UserError("inputs is empty; name at least one source of documents, e.g. inputs: [{format: python-docs}]")
     started = time.monotonic()
+    check_paths(config)
     output = Output(config.output.path, fingerprint(config))
     finished = output.finished()
     if finished == output.fingerprint and not force:
-        logger.info("curate: %s is finished and the config is the same: nothing to do (--force does it again)", output.path)
+        logger.info(
+            "curate: %s is finished and the config is the same: nothing to do (--force does it again)", output.path
+        )
         return read_json(output.join("report.json"))
     if finished and finished != output.fingerprint and not force:
         raise UserError(
@@ -51,9 +54,16 @@ def curate(config: CurateConfig, beam_args: Sequence[str] = (), *, force: bool =
         folder = output.new_run()
         progress.reset()
         run(lambda pipeline: pipeline | "Curate" >> Curate(config, folder), beam_args)
+        if template := template_of(beam_args):
+            logger.info(
+                "curate: wrote the template %s; when its job is done, run this again without the template", template
+            )
+            return {"template": template}
     else:
         logger.info("curate: an earlier run wrote everything and was stopped; putting its output in place")
     manifest = read_json(f"{folder}/{MANIFEST}")
+    if manifest is None:
+        raise RuntimeError(f"the pipeline ended without writing {folder}/{MANIFEST}; see the runner's log")
     assert_conserved(manifest)
     report = make_report(config, output, manifest, time.monotonic() - started)
     write_bytes(f"{folder}/report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
@@ -81,6 +91,16 @@ def _listing(config: InputConfig) -> list[str]:
     if config.format == "python-source":
         return [location for location, _ in python_source.source_files()]
     return [f"{file.path} {file.size} {file.written}" for file in files.matching(config.paths)]
+
+
+def check_paths(config: CurateConfig) -> None:
+    for path in [config.output.path, *(path for item in config.inputs for path in item.paths)]:
+        try:
+            FileSystems.get_filesystem(path)
+        except ValueError:
+            scheme = path.partition("://")[0]
+            hint = "install maxllm[gcp]" if scheme == "gs" else f"install Beam's extra for {scheme}"
+            raise UserError(f"{path}: no file system for {scheme}:// is installed; {hint}") from None
 
 
 def check_stages(config: CurateConfig) -> None:

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    WorkerOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 
@@ -37,10 +43,17 @@ def runner_of(beam_args: Sequence[str]) -> tuple[PipelineRunner | None, Pipeline
     return FnApiRunner(), options
 
 
+def template_of(beam_args: Sequence[str]) -> str | None:
+    """Where the options want a Dataflow template written instead of a run."""
+    return PipelineOptions(list(beam_args)).view_as(GoogleCloudOptions).template_location
+
+
 def run(build: Callable[[beam.Pipeline], Any], beam_args: Sequence[str] = ()) -> None:
     """Builds the pipeline, runs it and waits for its end. Raises what the pipeline raised."""
     runner, options = runner_of(beam_args)
     pipeline = beam.Pipeline(runner=runner, options=options)
     build(pipeline)
     logging.getLogger("maxllm.progress").info("running on %s", type(pipeline.runner).__name__)
-    pipeline.run().wait_until_finish()
+    result = pipeline.run()
+    if not template_of(beam_args):
+        result.wait_until_finish()

@@ -14,4 +14,6 @@ def by_hash(items: Iterable[Item], limit: int | None, key: Callable[[Item], str]
     """All items as they come, or the `limit` with the lowest hash of `key`, in that order."""
     if limit is None:
         return list(items)
-    return sorted(items, key=lambda item: xxhash.xxh3_64_intdigest(key(item).encode("utf-8", "surrogateescape")))[:limit]
+    return sorted(items, key=lambda item: xxhash.xxh3_64_intdigest(key(item).encode("utf-8", "surrogateescape")))[
+        :limit
+    ]

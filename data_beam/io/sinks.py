@@ -19,9 +19,7 @@ COMPRESSION = {
     "jsonl.zst": CompressionTypes.ZSTD,
 }
 # dolma and datatrove read metadata as a JSON string: a struct would have a different type in every file.
-SCHEMA = pyarrow.schema(
-    [(name, pyarrow.string()) for name in ("id", "text", "source", "added", "created", "metadata")]
-)
+SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("id", "text", "source", "added", "created", "metadata")])
 
 
 def to_record(outcome: Document | Rejected | DeadLetter) -> dict[str, Any]:

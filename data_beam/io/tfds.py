@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from data_beam.document import Document
 from data_beam.io.files import matching
 from data_beam.io.jsonl import from_record
 from data_beam.io.source import Read, Work, too_large
-from data_beam.document import Document
 from maxllm.config.curate import InputConfig
 from maxllm.config.errors import UserError
 

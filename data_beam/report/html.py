@@ -44,7 +44,9 @@ def render(report: dict[str, Any]) -> str:
         _section("Funnel", "What each stage took away. The bar is the share of all documents read.", _funnel(report)),
         _section("Why documents were dropped", "", _reasons(report)),
         _section("Sources", "", _sources(report)),
-        _section("Language", "Of the documents kept; source code counts as its programming language.", _languages(report)),
+        _section(
+            "Language", "Of the documents kept; source code counts as its programming language.", _languages(report)
+        ),
         _section("Length", "Characters of the documents kept, by powers of two.", _lengths(report)),
         _section("What was dropped", "A few documents of each reason, always the same ones.", _samples(report)),
         _section("Settings", "", _settings(report)),
@@ -97,7 +99,9 @@ def _cards(report: dict[str, Any]) -> str:
         title = "dead letters" if name == "dead" else name
         cards.append((f"{report[name]:,}", f"{title} · {_percent(report[name], read)}"))
     cards.append((f"{report['kept_bytes'] / 1e6:,.1f} MB", "of text kept"))
-    return "<div class=cards>" + "".join(f"<div class=card><b>{n}</b><span>{t}</span></div>" for n, t in cards) + "</div>"
+    return (
+        "<div class=cards>" + "".join(f"<div class=card><b>{n}</b><span>{t}</span></div>" for n, t in cards) + "</div>"
+    )
 
 
 def _funnel(report: dict[str, Any]) -> str:
@@ -148,7 +152,8 @@ def _languages(report: dict[str, Any]) -> str:
     found = sorted(report["languages"].items(), key=lambda item: (-item[1], item[0]))[:25]
     most = max((count for _, count in found), default=0)
     rows = [
-        [_text(name), _track(most, (count, "bar")), f"{count:,}", _percent(count, report["kept"])] for name, count in found
+        [_text(name), _track(most, (count, "bar")), f"{count:,}", _percent(count, report["kept"])]
+        for name, count in found
     ]
     return _table(["language", "|", "#documents", "#of kept"], rows)
 
@@ -180,7 +185,9 @@ def _samples(report: dict[str, Any]) -> str:
         body = ""
         for sample in samples:
             value = "" if sample["value"] is None else f" <span class=tag>{_text(sample['value'])}</span>"
-            body += f"<div><span class=soft>{_text(sample['where'])}</span>{value}<pre>{_text(sample['text'])}</pre></div>"
+            body += (
+                f"<div><span class=soft>{_text(sample['where'])}</span>{value}<pre>{_text(sample['text'])}</pre></div>"
+            )
         count = report["reasons"].get(reason)
         title = f"{_text(reason)}{f' <span class=soft>· {count:,}</span>' if count else ''}"
         parts.append(f"<details><summary>{title}</summary>{body}</details>")

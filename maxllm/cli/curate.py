@@ -27,7 +27,11 @@ def run(args: argparse.Namespace) -> int:
     from data_beam.pipeline import curate
 
     report = curate(config, args.rest, force=args.force)
-    print(f"{config.output.path}: {report['kept']:,} of {report['read']:,} documents kept; see {config.output.path}/report.html")
+    if "template" in report:
+        return 0
+    print(
+        f"{config.output.path}: {report['kept']:,} of {report['read']:,} documents kept; see {config.output.path}/report.html"
+    )
     return 0
 
 

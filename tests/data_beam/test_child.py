@@ -52,7 +52,9 @@ def test_one_child_serves_job_after_job_and_an_exception_costs_nothing(child):
     assert pid(child.call("b")) == pid(first)
 
 
-@pytest.mark.parametrize(("job", "says"), [("hang in C", "longer than 1.5 seconds and was killed"), ("die", "status 3")])
+@pytest.mark.parametrize(
+    ("job", "says"), [("hang in C", "longer than 1.5 seconds and was killed"), ("die", "status 3")]
+)
 def test_a_child_that_hangs_or_dies_is_replaced(child, job, says):
     first = pid(child.call("a"))
     started = time.monotonic()
@@ -78,7 +80,9 @@ def test_a_child_that_cannot_start_says_why():
 @pytest.mark.parametrize("extractor", ["trafilatura", "resiliparse"])
 def test_extraction_finds_the_article(extractor):
     prose = "The tide went out before dawn, and the boats lay on their sides in the mud of the harbour. " * 8
-    html = f"<html><body><nav><a href=/>Home</a><a href=/x>Shop</a></nav><article><h1>Tides</h1><p>{prose}</p></article>"
+    html = (
+        f"<html><body><nav><a href=/>Home</a><a href=/x>Shop</a></nav><article><h1>Tides</h1><p>{prose}</p></article>"
+    )
     stage = Extract(ExtractConfig(extractor=extractor))
     document = Document("1", html, "web", "", metadata={"content_type": "html"})
     text = stage(document).text

@@ -104,7 +104,9 @@ def test_a_run_survives_everything_broken_and_says_what_it_skipped(tmp_path, mon
     lines = "".join(json.dumps({"text": prose(n, 2000)}) + "\n" for n in range(100, 140)).encode()
     broken = gzip.compress(lines)
     (folder / "broken.jsonl.gz").write_bytes(broken[: len(broken) * 2 // 3])
-    (folder / "bits.jsonl").write_bytes(b'{"text": "\xff\xfe\xfa"}\nnot json at all\n' + json.dumps({"text": prose(1)}).encode())
+    (folder / "bits.jsonl").write_bytes(
+        b'{"text": "\xff\xfe\xfa"}\nnot json at all\n' + json.dumps({"text": prose(1)}).encode()
+    )
     payload = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + html(prose(2)).encode()
     head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.org/{}\r\nContent-Length: {}\r\n\r\n"
     records = [gzip.compress(head.format(n, len(payload)).encode() + payload + b"\r\n\r\n") for n in range(2)]
@@ -192,6 +194,8 @@ def test_settings_that_cannot_work_are_sentences(tmp_path):
         curate(CurateConfig())
     with pytest.raises(UserError, match="nothing matches"):
         curate(settings(tmp_path / "out", [{"format": "jsonl", "paths": [f"{tmp_path}/nowhere/*"]}]))
+    with pytest.raises(UserError, match="gcp"):
+        curate(settings(tmp_path / "out", [{"format": "jsonl", "paths": ["gs://bucket/*.jsonl"]}]))
     with pytest.raises(ValueError, match="two inputs are called jsonl"):
         CurateConfig(inputs=[{"format": "jsonl", "paths": ["a"]}, {"format": "jsonl", "paths": ["b"]}])
     with pytest.raises(ValueError, match="paths is empty"):

@@ -17,7 +17,9 @@ from maxllm.config.curate import InputConfig
 PAGE = "<html><body><p>page {n}: the tide is out — größer</p>" + "<p>filler</p>" * 50 + "</body></html>"
 
 
-def response(n: int, *, body: bytes | None = None, head: str = "", status: str = "200 OK", kind="text/html; charset=utf-8"):
+def response(
+    n: int, *, body: bytes | None = None, head: str = "", status: str = "200 OK", kind="text/html; charset=utf-8"
+):
     body = PAGE.replace("{n}", str(n)).encode() if body is None else body
     return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{head}\r\n".encode() + body
 
@@ -90,12 +92,16 @@ def test_a_plain_warc_goes_on_after_garbage_and_reports_its_cut_end(tmp_path):
 
 def test_http_encodings_statuses_and_types(tmp_path):
     body = PAGE.replace("{n}", "7").encode()
-    chunked = b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in (body[:100], body[100:])) + b"0\r\n\r\n"
+    chunked = (
+        b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in (body[:100], body[100:])) + b"0\r\n\r\n"
+    )
     payloads = [
         response(0, body=chunked, head="Transfer-Encoding: chunked\r\n"),
         response(1, body=gzip.compress(body), head="Content-Encoding: gzip\r\n"),
         response(2, body=zlib.compress(body), head="Content-Encoding: deflate\r\n"),
-        response(3, body=body, head="Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),  # decoded by the crawler
+        response(
+            3, body=body, head="Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"
+        ),  # decoded by the crawler
         response(4, status="404 Not Found"),
         response(5, kind="image/png"),
         response(6, body=bytes(range(256)) * 40, kind="text/html"),

@@ -52,7 +52,9 @@ def test_json_lines_plain_gz_zst(tmp_path, name, pack):
     assert texts(items) == TEXTS
     assert {item.source for item in items} == {"sea"} and items[7].metadata["n"] == 7
     assert len({item.id for item in items}) == len(TEXTS)
-    assert [item.id for item in items] == [item.id for item in read_all(format="jsonl", paths=[str(tmp_path)], name="sea")]
+    assert [item.id for item in items] == [
+        item.id for item in read_all(format="jsonl", paths=[str(tmp_path)], name="sea")
+    ]
 
 
 def test_several_gzip_members_and_zstd_frames_are_one_file(tmp_path):
@@ -84,7 +86,9 @@ def test_garbage_inside_a_gzip_is_one_dead_letter(tmp_path):
 
 def test_lines_that_are_no_documents_are_dead_letters_with_their_number(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"text": "good"}\nnot json\n\n[1]\n{"body": "x"}\n{"text": 3}\n{"text": "\xff\xfe"}\n{"text": "last"}')
+    path.write_bytes(
+        b'{"text": "good"}\nnot json\n\n[1]\n{"body": "x"}\n{"text": 3}\n{"text": "\xff\xfe"}\n{"text": "last"}'
+    )
     items = read_all(format="jsonl", paths=[str(path)])
     assert texts(items) == ["good", "last"]
     assert [item.where for item in items if isinstance(item, DeadLetter)] == [f"{path}:{n}" for n in (2, 4, 5, 6, 7)]
@@ -162,7 +166,7 @@ def test_tfds_is_read_without_tensorflow(tmp_path):
 
 
 def test_decode_tries_what_is_declared_then_utf8_then_a_detector():
-    assert decode("größer".encode("utf-8")) == "größer"
+    assert decode("größer".encode()) == "größer"
     assert decode("größer".encode("latin-1"), "iso-8859-1") == "größer"
     assert decode(b'<meta charset="koi8-r">' + "привет".encode("koi8-r")).endswith("привет")
     assert decode("hallo".encode("utf-16")) == "hallo"
