@@ -3,10 +3,10 @@
 Rounds of large-star and small-star (Kiveris et al. 2014, "Connected Components in MapReduce and Beyond") pull nodes
 towards their smallest neighbour, on all workers. Beam cannot loop until nothing changes, so a fixed number of rounds
 is followed by an end that is right whatever they left: nodes that hang on one parent and carry no children are leaves
-and need only their parent's answer; the edges among all others go to one worker's union-find. With clusters of
-near-duplicates, which are mostly stars already, that worker sees a small remainder; without any round it sees every
-edge that is not a leaf's. The result is the same for any number of rounds, workers and shards, because it is a
-property of the graph.
+and need only their parent's answer; the edges among all others go to one worker's union-find. Clusters of near
+duplicates are mostly stars already: two rounds leave that worker a few edges in a hundred even where copies drift (a
+test holds it), and more rounds leave fewer. The result is the same for any number of rounds, workers and shards,
+because it is a property of the graph.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import apache_beam as beam
@@ -11,7 +12,7 @@ from apache_beam.pipeline import PipelineVisitor
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 
-from data_beam.dedup.components import ConnectedComponents, star
+from data_beam.dedup.components import ConnectedComponents, large_star, small_star, star
 from data_beam.dedup.exact import ExactDuplicates, fingerprint
 from data_beam.dedup.minhash import FuzzyDuplicates
 from data_beam.dedup.nodes import smallest_reachable
@@ -68,6 +69,42 @@ def test_components_equal_union_find_whatever_the_rounds(tmp_path, kind, rounds)
     expected = {node: low for node, low in smallest_reachable(edges).items() if node != low}
     shuffled = random.Random(2).sample(edges * 2, len(edges) * 2)  # repeated edges are one edge
     assert components(tmp_path, shuffled, rounds) == expected
+
+
+def bucket_stars(rng: random.Random, documents: int) -> list[tuple[str, str]]:
+    """What MinHash hands over: clusters of any size, each seen through 14 bands that group its members differently."""
+    names = [f"{i:06d}" for i in range(documents)]
+    rng.shuffle(names)
+    edges, start = [], 0
+    while start < documents:
+        cluster = names[start : start + min(int(rng.paretovariate(1.1)) + 1, 2000)]
+        start += len(cluster)
+        for _ in range(14):
+            buckets = defaultdict(list)
+            for place, name in enumerate(cluster):
+                if rng.random() < 0.5:  # else alone in its bucket; neighbours drift apart along the cluster
+                    buckets[place // 4 if rng.random() < 0.8 else rng.randrange(max(1, len(cluster) // 3))].append(name)
+            edges += [edge for bucket in buckets.values() for edge in star(bucket)]
+    return edges
+
+
+def grouped(pairs) -> list[tuple[str, list[str]]]:
+    groups = defaultdict(list)
+    for key, value in pairs:
+        groups[key].append(value)
+    return list(groups.items())
+
+
+def test_two_rounds_leave_the_last_worker_less_than_a_twentieth_of_the_edges():
+    edges = bucket_stars(random.Random(1), 10_000)
+    first = len(edges)
+    for _ in range(2):
+        both = [each for left, right in edges for each in ((left, right), (right, left))]
+        edges = [edge for group in grouped(both) for edge in large_star(group)]
+        edges = [edge for group in grouped(edges) for edge in small_star(group)]
+    parents, carrying = grouped(edges), {parent for _, parent in edges}
+    left = sum(len(each) for node, each in parents if len(each) > 1 or node in carrying)
+    assert 0 < left < first / 20
 
 
 def corpus() -> list[Document]:
