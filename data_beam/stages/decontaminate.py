@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_beam.document import Document, Drop
-from data_beam.stages.files import read_lines
+from data_beam.stages.files import expand, read_lines
 from data_beam.text.signals import signals_of
 from data_beam.text.words import ngram_hashes, normalised_words, word_hashes
 from maxllm.config.curate import DecontaminationConfig
@@ -106,7 +106,7 @@ class Index:
 
 def read_items(paths: list[str], text_keys: list[str]) -> Iterator[Item]:
     """Items of JSON lines files, `.gz` or plain, one for each of the keys that a line has."""
-    for path in paths:
+    for path in (path for pattern in paths for path in expand(pattern, "decontamination.paths")):
         found = False
         seen: set[str] = set()
         for number, line in enumerate(read_lines(path, "decontamination.paths"), start=1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import io
 import zlib
@@ -9,6 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maxllm.config.errors import UserError
+
+
+def expand(pattern: str, setting: str) -> list[str]:
+    """Paths that a glob stands for, in order; a path without wildcards is itself."""
+    if not any(character in pattern for character in "*?["):
+        return [pattern]
+    if "://" in pattern:
+        from apache_beam.io.filesystems import FileSystems
+
+        found = [each.path for each in FileSystems.match([pattern])[0].metadata_list]
+    else:
+        found = glob.glob(pattern, recursive=True)
+    if not found:
+        raise UserError(f"{setting}: nothing matches {pattern}; give the path or glob of existing files.")
+    return sorted(found)
 
 
 def read_lines(path: str, setting: str) -> Iterator[str]:

@@ -40,7 +40,7 @@ class UrlConfig(Section):
 
 
 class ExtractConfig(Section):
-    """Text out of HTML. resiliparse is some twenty times faster; trafilatura leaves out more of what is not the article."""
+    """Text out of HTML. resiliparse is twenty times faster; trafilatura leaves out more of what is not the article."""
 
     enabled: bool = True
     extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"
@@ -149,7 +149,7 @@ class DecontaminationConfig(Section):
     """Text overlapping an evaluation item drops the document. Each of `text_keys` that a line has is an item."""
 
     enabled: bool = True
-    paths: list[str] = Field(default_factory=list, description="JSON lines of evaluation items")
+    paths: list[str] = Field(default_factory=list, description="files or globs of JSON lines, an evaluation item each")
     text_keys: list[str] = Field(default_factory=lambda: ["text", "question", "answer"])
     ngram: PositiveInt = 13
     threshold: float = Field(0.8, gt=0, le=1, description="share of an item's n-grams found in the document")

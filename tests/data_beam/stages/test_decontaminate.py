@@ -92,6 +92,14 @@ def test_items_are_named_by_file_line_and_key(tmp_path):
     ]
 
 
+def test_items_are_found_by_globs_in_order(tmp_path):
+    for name in "ba":
+        write(tmp_path / f"{name}.jsonl.gz", [{"question": f"from {name}"}])
+    assert [item.text for item in read_items([str(tmp_path / "*.gz")], ["question"])] == ["from a", "from b"]
+    with pytest.raises(UserError, match="decontamination.paths: nothing matches .*none"):
+        list(read_items([str(tmp_path / "none*")], ["question"]))
+
+
 def test_unreadable_items_are_the_users_error(tmp_path):
     path = write(tmp_path / "a.jsonl.gz", [{"prompt": "x"}])
     with pytest.raises(UserError, match=r"text_keys: no line of .*its keys are \['prompt'\]"):
