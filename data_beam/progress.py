@@ -1,4 +1,4 @@
-"""A line now and then from whatever process is at work; Beam carries workers' log lines to the one that started them."""
+"""A line now and then from whatever process is at work; Beam carries workers' log lines to whoever started them."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _members(stream: Any, new: Any) -> Iterator[bytes]:
 
 
 def lines(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes | int]:
-    """Lines without their ends; a longer line than `max_bytes` yields its length instead and is never held in memory."""
+    """Lines without their ends; one longer than `max_bytes` yields its length instead and is never held in memory."""
     held: list[bytes] = []
     size = 0
     for chunk in stream:

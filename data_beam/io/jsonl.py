@@ -14,7 +14,7 @@ from maxllm.config.curate import InputConfig
 
 
 def list_work(config: InputConfig) -> Iterator[Work]:
-    """A file is a piece of work; with a limit all files are one, read in order, so that it is always the same sample."""
+    """A file is a piece of work; with a limit all files are one, read in order: always the same sample."""
     files = matching(config.paths)
     if config.limit:
         yield Work(tuple(file.path for file in files), added=max(file.written for file in files))

@@ -22,8 +22,8 @@ from maxllm.config.curate import InputConfig
 
 # Open a browser or a window, run for long, or are tests and data rather than documentation.
 SKIPPED = frozenset(
-    "antigravity this test tests idlelib turtledemo lib2to3 ensurepip distutils __main__ __phello__ site-packages".split()
-)
+    "antigravity this test tests idlelib turtledemo lib2to3 ensurepip distutils __main__ __phello__".split()
+) | {"site-packages"}
 PAGE_SECONDS = 20.0
 MODULES_PER_WORK = 16
 

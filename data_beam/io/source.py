@@ -50,7 +50,8 @@ def read(config: InputConfig, work: Work) -> Iterator[Read]:
     """What is in one piece of work. A reader that fails ends its piece with a dead letter; it never raises."""
     seen = 0
     try:
-        for seen, item in enumerate(format_module(config).read(config, work), 1):
+        for item in format_module(config).read(config, work):
+            seen += 1
             yield item
     except Exception as error:
         where = work.names[0] if len(work.names) == 1 else f"{work.names[0]} … {work.names[-1]}"

@@ -1,4 +1,4 @@
-"""WARC files, plain or `.gz`: the pages of their HTTP responses.
+"""WARC files, plain or `.gz`: the pages of their HTTP responses, and the text of WET files.
 
 The record loop is our own, because a crawl's files do end in the middle: a broken record costs itself, and the loop
 goes on at the next gzip member (or the next `WARC/` line) if there is one. ISO 28500:2017.
@@ -47,7 +47,7 @@ def _read_file(config: InputConfig, path: str, added: str) -> Iterator[Read]:
         for number, record in enumerate(records(stream, config.max_bytes + HEADER_BYTES)):
             if isinstance(record, str):
                 yield DeadLetter(f"{path}:{number}", "read", record)
-            elif record.fields.get("warc-type") == "response":
+            elif record.fields.get("warc-type") in ("response", "conversion"):
                 yield _page(config, path, number, record, added)
 
 
@@ -57,7 +57,10 @@ def _page(config: InputConfig, path: str, number: int, record: Record, added: st
     if record.length > config.max_bytes + HEADER_BYTES:
         return too_large(config, path, record.length, added, number)
     try:
-        status, fields, body = http_response(record.body)
+        if record.fields["warc-type"] == "conversion":  # WET: text that the crawler extracted
+            status, fields, body = 200, record.fields, record.body
+        else:
+            status, fields, body = http_response(record.body)
         if len(body) > config.max_bytes:
             return too_large(config, path, len(body), added, number)
         content_type, _, parameters = fields.get("content-type", "text/html").partition(";")

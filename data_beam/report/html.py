@@ -22,7 +22,8 @@ p.sub, .soft { color: var(--soft) } p.sub { margin: 4px 0 24px }
 table { border-collapse: collapse; width: 100% } th { text-align: left; font-weight: 600; color: var(--soft) }
 td, th { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: middle }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-td.w { width: 45% } .track { display: flex; height: 14px; border-radius: 4px; overflow: hidden; background: var(--line) }
+td.w { width: 45% }
+.track { display: flex; height: 14px; border-radius: 4px; overflow: hidden; background: var(--line) }
 .track i { display: block; height: 100% }
 .columns { display: flex; align-items: flex-end; gap: 4px; height: 170px; border-bottom: 1px solid var(--line) }
 .columns div { flex: 1; display: flex; flex-direction: column; justify-content: flex-end; height: 100%;
@@ -30,7 +31,8 @@ td.w { width: 45% } .track { display: flex; height: 14px; border-radius: 4px; ov
 .columns i { display: block; background: var(--bar); border-radius: 3px 3px 0 0; min-height: 1px }
 .labels { display: flex; gap: 4px; font-size: 11px; color: var(--soft) } .labels span { flex: 1; text-align: center }
 details { border: 1px solid var(--line); border-radius: 8px; padding: 8px 14px; margin: 8px 0; background: var(--card) }
-summary { cursor: pointer } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12.5px; margin: 6px 0 12px }
+summary { cursor: pointer }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12.5px; margin: 6px 0 12px }
 .tag { display: inline-block; font-size: 12px; border-radius: 99px; padding: 0 9px; border: 1px solid var(--line) }
 """
 

@@ -14,6 +14,7 @@ import argparse
 
 from maxllm.cli.common import add_config_arguments, load
 from maxllm.config.curate import CurateConfig
+from maxllm.summary import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
     report = curate(config, args.rest, force=args.force)
     if "template" in report:
         return 0
-    print(
-        f"{config.output.path}: {report['kept']:,} of {report['read']:,} documents kept; see {config.output.path}/report.html"
+    say(
+        f"{config.output.path}: {report['kept']:,} of {report['read']:,} documents kept, "
+        f"{report['kept_bytes'] / 1e6:.1f} MB; see {config.output.path}/report.html"
     )
     return 0
 

@@ -36,7 +36,7 @@ for transform in proto.components.transforms.values():
     payloads = []
     if transform.spec.urn == common_urns.primitives.PAR_DO.urn:
         payloads = [api.ParDoPayload.FromString(transform.spec.payload).do_fn]
-    elif transform.spec.urn in (common_urns.composites.COMBINE_GLOBALLY.urn, common_urns.composites.COMBINE_PER_KEY.urn):
+    elif transform.spec.urn.startswith("beam:transform:combine_"):
         payloads = [api.CombinePayload.FromString(transform.spec.payload).combine_fn]
     for function in payloads:
         if function.urn in (python_urns.PICKLED_DOFN_INFO, python_urns.PICKLED_COMBINE_FN):
@@ -119,7 +119,7 @@ pipeline.runner.run_pipeline(pipeline, options)
 @pytest.mark.peer
 @pytest.mark.timeout(900)
 def test_the_dataflow_job_is_built_as_far_as_the_sdk_goes_without_credentials(tmp_path):
-    """In an environment of its own with the `gcp` extra: template, graph and staged files, then everything unpickles."""
+    """In an environment of its own with the `gcp` extra: template, graph, staged files; then everything unpickles."""
     uv, python = str(Path(sys.executable).with_name("uv")), str(tmp_path / "venv" / "bin" / "python")
     subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, str(tmp_path / "venv")], check=True)
     version = beam.__version__

@@ -10,7 +10,7 @@ import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from data_beam.document import DeadLetter, Document, Rejected
-from data_beam.io import python_docs, python_source, source
+from data_beam.io import python_docs, python_source, source, warc
 from data_beam.io.source import Work
 from maxllm.config.curate import InputConfig
 
@@ -26,7 +26,8 @@ def response(
 
 def record(n: int, payload: bytes, kind: str = "response") -> bytes:
     head = (
-        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:uuid:{n:032x}>\r\nWARC-Date: 2020-01-0{n % 9 + 1}T00:00:00Z\r\n"
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:uuid:{n:032x}>\r\n"
+        f"WARC-Date: 2020-01-0{n % 9 + 1}T00:00:00Z\r\n"
         f"WARC-Target-URI: https://www.site{n % 3}.org/{n}\r\nContent-Type: application/http; msgtype=response\r\n"
         f"Content-Length: {len(payload)}\r\n\r\n"
     )
@@ -88,6 +89,34 @@ def test_a_plain_warc_goes_on_after_garbage_and_reports_its_cut_end(tmp_path):
     assert numbers(items) == [0, 1]
     errors = [item.error for item in items if isinstance(item, DeadLetter)]
     assert len(errors) == 2 and "truncated" in errors[1]
+
+
+BROKEN = {"clipped.warc.gz", "example-trunc.warc", "example-wrong-chunks.warc.gz", "example.arc.gz"}
+
+
+def test_real_files_equal_fastwarc_and_the_broken_ones_say_so(shared_data):
+    compared = 0
+    for path in sorted((shared_data / "web" / "warc").glob("*/*warc*")):
+        data = path.read_bytes()
+        if path.suffix == ".lz4" or path.name.endswith(".paths.gz"):
+            continue
+        ours = list(warc.records(io.BytesIO(data), 1 << 26))
+        if path.name in BROKEN:
+            assert any(isinstance(item, str) for item in ours), path.name
+            continue
+        peer = [rec.reader.read() for rec in ArchiveIterator(io.BytesIO(data), parse_http=False)]
+        assert [item.body for item in ours] == peer, path.name
+        compared += len(peer)
+    assert compared > 150
+
+
+def test_wet_files_are_text(tmp_path):
+    head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a.org/\r\nContent-Type: text/plain\r\n"
+    text = "plain größer text"
+    path = tmp_path / "a.warc.wet.gz"
+    path.write_bytes(gzip.compress(f"{head}Content-Length: {len(text.encode())}\r\n\r\n{text}\r\n\r\n".encode()))
+    (item,) = read_file(path)
+    assert item.text == text and item.metadata["content_type"] == "text"
 
 
 def test_http_encodings_statuses_and_types(tmp_path):
