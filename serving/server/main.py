@@ -126,10 +126,12 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 async def _run(gateway: Gateway, config: ServeConfig, visit: Callable[[Server], Awaitable[None]] | None) -> None:
-    server, stop, loop = Server(gateway, config.ports), asyncio.Event(), asyncio.get_running_loop()
+    server, loop = Server(gateway, config.ports), asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():  # the second one: whoever sends it does not want to wait
+            hurry.set()
             loop.run_in_executor(None, gateway.scheduler.close)
         stop.set()
 
@@ -143,7 +145,7 @@ async def _run(gateway: Gateway, config: ServeConfig, visit: Callable[[Server], 
         await stop.wait()
     log.info("draining, at most %g seconds", config.scheduler.drain_seconds)
     finished = await server.stop(config.scheduler.drain_seconds)
-    log.info("stopped, %s", "every request finished" if finished else "some requests were cut off")
+    log.info("stopped, %s", "every request finished" if finished and not hurry.is_set() else "the rest was cut off")
 
 
 def _announce(server: Server) -> None:
