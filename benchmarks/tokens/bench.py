@@ -118,7 +118,8 @@ def measure_road(paths: list[str], output: str) -> list[str]:
     packings = [shard["packings"]["256"] for shard in dataset["shards"] if shard["split"] == "train"]
     padding = 1 - sum(p["pairs"] for p in packings) / sum(p["rows"] * 256 for p in packings)
     lines.append(
-        f"Loader: {rows:,.0f} rows of 256 ({rows * 256 / 1e6:.1f} million tokens) per CPU second; {padding:.2%} padding."
+        f"Loader: {rows:,.0f} rows of 256 ({rows * 256 / 1e6:.1f} million tokens) per CPU second; "
+        f"{padding:.2%} padding."
     )
     return lines
 
