@@ -33,10 +33,12 @@ def run(args: argparse.Namespace) -> int:
     from maxllm.config.serve import EngineConfig
     from maxllm.generate.offline import local_scheduler
     from maxllm.generate.request import Request, SamplingParams
+    from maxllm.parallel import compilation_cache
     from maxllm.train.checkpoint import load_any
 
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens is {args.max_tokens}; it must be 1 or more")
+    compilation_cache.enable()
     model, tokenizer, _ = load_any(args.model)
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     ids = tokenizer.encode(prompt, bos=True) or [tokenizer.eos_id or 0]

@@ -95,7 +95,9 @@ def greedy(forward):
 
 @pytest.fixture(scope="session")
 def engine(model) -> Engine:
-    engine = Engine(model, EngineConfig(slots=4, prefill_buckets=[16, MAX_LENGTH]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maxllm.generate.engine.SMALLEST_WINDOW", 32)  # so that tiny requests cross windows
+        engine = Engine(model, EngineConfig(slots=4, prefill_buckets=[16, MAX_LENGTH]))
     engine.warm_up()
     return engine
 

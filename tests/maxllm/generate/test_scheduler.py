@@ -49,6 +49,13 @@ def test_a_seed_gives_the_same_text_alone_and_in_any_company(scheduler, prompts)
     assert all(handle.result().finish_reason == "length" for handle in company)
 
 
+def test_a_seeded_text_goes_on_as_it_was_when_asked_again_from_its_middle(scheduler, prompts):
+    sampling = SamplingParams(temperature=1.2, seed=9)
+    whole = scheduler.submit(ask(prompts[3], 16, sampling)).result().token_ids
+    rest = scheduler.submit(ask((*prompts[3], *whole[:6]), 10, sampling)).result().token_ids
+    assert rest == whole[6:]
+
+
 def test_eos_and_stop_tokens_end_without_being_part_of_the_text(scheduler, prompts, greedy):
     tokens = greedy(prompts[2], 10)
     stop = tokens[6]
@@ -56,6 +63,8 @@ def test_eos_and_stop_tokens_end_without_being_part_of_the_text(scheduler, promp
     done = scheduler.submit(ask(prompts[2], 10, stop_token_ids=(stop,))).result()
     assert (done.token_ids, done.finish_reason, done.stop_reason) == (tokens[:at], "stop", stop)
     assert done.usage.completion_tokens == at + 1
+    assert scheduler.drain(10)  # the step that was under way when the stop was seen adds nothing
+    assert sum(scheduler.stats.finished.values()) == 1 and scheduler.stats.generation_tokens == at + 1
 
 
 def test_a_stop_string_ends_the_text_before_it(scheduler, prompts, greedy, tokenizer):
@@ -96,6 +105,8 @@ def test_cancelling_frees_the_slot_for_who_waits(scheduler, prompts):
     for handle in running:
         assert handle.result().finish_reason == "cancelled"
     assert scheduler.stats.finished["cancelled"] == 4
+    assert scheduler.drain(10)
+    assert not np.asarray(scheduler._state.remaining).any()  # the device was told as well
 
 
 def test_leaving_an_async_stream_cancels(scheduler, prompts):
@@ -250,12 +261,16 @@ def test_a_failing_step_fails_those_in_it_and_the_engine_goes_on(scheduler, prom
 def test_an_engine_that_cannot_be_set_up_again_says_so_to_all(engine, tokenizer, prompts, monkeypatch):
     scheduler = Scheduler(engine, tokenizer, SchedulerConfig()).start()
 
+    submitted = threading.Event()
+
     def broken(*_, **__):
+        submitted.wait()
         raise RuntimeError("broken for good")
 
     monkeypatch.setattr(engine, "generate", broken)
     monkeypatch.setattr(engine, "init_decode_state", broken)
     handles = [scheduler.submit(ask(prompt, 10)) for prompt in prompts[:6]]
+    submitted.set()
     for handle in handles:
         assert handle.result().finish_reason == "error"
     scheduler.close()
