@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_beam.document import DeadLetter, Document, document_id
-from data_beam.io.files import BrokenFile, chunks, lines, matching, site
+from data_beam.io.files import BrokenFile, chunks, iso, lines, matching, site
 from data_beam.io.source import Read, Work, source_name, too_large
 from maxllm.config.curate import InputConfig
 
@@ -67,10 +67,17 @@ def from_record(config: InputConfig, path: str, number: int, record: Any, added:
         id=document_id(source_name(config), path, number),
         text=text.encode("utf-8", "replace").decode("utf-8"),  # JSON may smuggle in lone surrogates
         source=config.name or record.get("source") or config.format,
-        added=record.get("added") or added,
-        created=record.get("created"),
+        added=_time(record.get("added")) or added,
+        created=_time(record.get("created")),
         metadata=metadata,
     )
+
+
+def _time(value: Any) -> str | None:
+    """Times are compared as text: ISO 8601 as it is, seconds since 1970 made such."""
+    if isinstance(value, int | float) and 0 < value < 1e11:
+        return iso(value)
+    return value if isinstance(value, str) and value else None
 
 
 def _metadata(value: Any) -> dict[str, Any]:

@@ -31,16 +31,20 @@ def roots() -> dict[str, str]:
 
 def source_files() -> list[tuple[str, str]]:
     """(location, path) of each file. The location, `stdlib/json/decoder.py`, is the same on every machine."""
-    found: dict[str, tuple[str, str]] = {}
+    found: list[tuple[str, str]] = []
+    walked: set[str] = set()
     for name, root in roots().items():
+        if (real := os.path.realpath(root)) in walked:
+            continue
+        walked.add(real)
         for folder, folders, files in os.walk(root):
             folders[:] = sorted(set(folders) - SKIPPED)
-            for file in sorted(files):
-                path = os.path.join(folder, file)
-                if file.endswith(".py") and os.path.isfile(path):
-                    location = f"{name}/{os.path.relpath(path, root)}".replace(os.sep, "/")
-                    found.setdefault(os.path.realpath(path), (location, path))
-    return list(found.values())
+            inside = os.path.relpath(folder, root).replace(os.sep, "/")
+            prefix = name if inside == "." else f"{name}/{inside}"
+            found += [
+                (f"{prefix}/{file}", os.path.join(folder, file)) for file in sorted(files) if file.endswith(".py")
+            ]
+    return found
 
 
 def read(config: InputConfig, work: Work) -> Iterator[Read]:

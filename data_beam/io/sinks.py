@@ -33,12 +33,12 @@ def to_record(outcome: Document | Rejected | DeadLetter) -> dict[str, Any]:
 
 
 def to_line(outcome: Document | Rejected | DeadLetter) -> bytes:
-    return json.dumps(to_record(outcome), ensure_ascii=False).encode("utf-8", "replace")
+    return json.dumps(to_record(outcome), ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
 def to_row(document: Document) -> dict[str, Any]:
     record = to_record(document)
-    return {**record, "metadata": json.dumps(record["metadata"], ensure_ascii=False)}
+    return {**record, "metadata": json.dumps(record["metadata"], ensure_ascii=False, default=str)}
 
 
 class WriteOutcomes(beam.PTransform):

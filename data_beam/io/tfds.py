@@ -55,4 +55,6 @@ def _text(value: Any) -> Any:
         return {key: _text(item) for key, item in value.items()}
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [_text(item) for item in value]
+    return _text(value.tolist()) if hasattr(value, "tolist") else value

@@ -102,6 +102,14 @@ def test_a_record_of_our_own_comes_back_as_it_went(tmp_path):
     assert again.metadata["original_id"] == "abc" and again.metadata["group"] == "a.org"
 
 
+def test_times_are_text_that_sorts(tmp_path):
+    times = ["2020-01-01T00:00:00Z", 1577836800, 1577836800.0, None, "", {"year": 2020}]
+    (tmp_path / "a.jsonl").write_bytes(jsonl([{"text": "x", "created": time} for time in times]))
+    items = read_all(format="jsonl", paths=[str(tmp_path / "a.jsonl")])
+    assert [item.created for item in items] == ["2020-01-01T00:00:00Z"] * 3 + [None] * 3
+    assert len({item.age_key for item in items}) == 6 and sorted(item.age_key for item in items)
+
+
 def test_an_overlong_line_is_dropped_without_being_held(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\n{"text": "' + b"x" * 3_000_000 + b'"}\n{"text": "b"}\n')
