@@ -22,6 +22,13 @@ def ask(prompt, max_tokens=8, sampling=GREEDY, **options) -> Request:
     return Request(tuple(prompt), max_tokens, sampling, **{"ignore_eos": True, **options})
 
 
+@pytest.fixture
+def slowly(engine, monkeypatch):
+    """A step takes long enough for what a test does meanwhile: FOREVER is a second or two."""
+    generate = engine.generate
+    monkeypatch.setattr(engine, "generate", lambda *args, **bounds: (time.sleep(0.02), generate(*args, **bounds))[1])
+
+
 def test_greedy_text_is_the_training_models_token_for_token_alone_and_in_a_full_batch(
     scheduler, prompts, greedy, tokenizer
 ):
@@ -96,7 +103,7 @@ def test_a_prompt_can_be_scored_and_not_continued(scheduler, prompts, tokenizer)
     assert scheduler.submit(ask(prompts[7], 1)).result().usage.completion_tokens == 1
 
 
-def test_cancelling_frees_the_slot_for_who_waits(scheduler, prompts):
+def test_cancelling_frees_the_slot_for_who_waits(slowly, scheduler, prompts):
     running = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(4)]
     waiting = scheduler.submit(ask(prompts[1], 2))
     first = [next(handle.events()) for handle in running]  # leaving the iterator cancels
@@ -109,21 +116,24 @@ def test_cancelling_frees_the_slot_for_who_waits(scheduler, prompts):
     assert not np.asarray(scheduler._state.remaining).any()  # the device was told as well
 
 
-def test_leaving_an_async_stream_cancels(scheduler, prompts):
+def test_leaving_an_async_stream_cancels(slowly, scheduler, prompts):
     async def main():
         handle = scheduler.submit(ask(prompts[0], FOREVER))
-        task = asyncio.create_task(handle.aresult())
-        await asyncio.sleep(0.02)
+        async for _ in handle:
+            break
+        cancelled = scheduler.submit(ask(prompts[0], FOREVER))
+        task = asyncio.create_task(cancelled.aresult())
+        await asyncio.sleep(0.05)
         task.cancel()
         others = [scheduler.submit(ask(prompt, 6)) for prompt in prompts[:6]]
         done = await asyncio.gather(*[other.aresult() for other in others])
-        return handle, [completion.usage.completion_tokens for completion in done]
+        return [completion.usage.completion_tokens for completion in done]
 
-    handle, counts = asyncio.run(main())
-    assert handle.cancelled and counts == [6] * 6
+    assert asyncio.run(main()) == [6] * 6
+    assert scheduler.drain(10) and scheduler.stats.finished["cancelled"] == 2
 
 
-def test_a_full_queue_refuses_and_recovers(engine, tokenizer, prompts):
+def test_a_full_queue_refuses_and_recovers(slowly, engine, tokenizer, prompts):
     with Scheduler(engine, tokenizer, SchedulerConfig(queue=2)) as scheduler:
         running = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(2)]
         accepted, refused = [], 0
@@ -139,12 +149,15 @@ def test_a_full_queue_refuses_and_recovers(engine, tokenizer, prompts):
         assert scheduler.submit(ask(prompts[0], 2)).result().finish_reason == "length"
 
 
-def test_a_deadline_ends_a_request_running_or_waiting(scheduler, prompts):
-    hogs = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(4)]
-    waiting = scheduler.submit(ask(prompts[0], FOREVER, deadline_seconds=1e-4)).result()
+def test_a_deadline_ends_a_request_running_or_waiting(slowly, scheduler, prompts):
+    running = scheduler.submit(ask(prompts[0], FOREVER, deadline_seconds=0.5))
+    hogs = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(3)]
+    waiting = [scheduler.submit(ask(prompts[0], FOREVER, deadline_seconds=0.01)) for _ in range(2)][1].result()
     assert (waiting.finish_reason, waiting.text) == ("deadline", "")
+    late = running.result()
+    assert late.finish_reason == "deadline" and 0 < late.usage.completion_tokens < FOREVER
     for hog in hogs:
-        hog.result()
+        hog.cancel()
 
 
 def test_draining_refuses_new_requests_and_finishes_the_accepted(engine, tokenizer, prompts, greedy):
@@ -160,7 +173,7 @@ def test_draining_refuses_new_requests_and_finishes_the_accepted(engine, tokeniz
     assert [handle.result().token_ids for handle in handles] == [greedy(prompt, 12) for prompt in prompts[:7]]
 
 
-def test_draining_cancels_what_takes_too_long(engine, tokenizer, prompts):
+def test_draining_cancels_what_takes_too_long(slowly, engine, tokenizer, prompts):
     scheduler = Scheduler(engine, tokenizer, SchedulerConfig()).start()
     handles = [scheduler.submit(ask(prompts[0], FOREVER)) for _ in range(8)]
     assert not scheduler.drain(0)
