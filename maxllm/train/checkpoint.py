@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,6 +107,8 @@ class Checkpoints:
         Raises SaveFailed if this save could not begin or the one before it failed.
         """
         self.wait()
+        if short := _from_first(lambda: self._short_of_space(trees)):
+            raise SaveFailed(self._failed(step, short))
         items: dict[str, ocp.args.CheckpointArgs] = {
             name: ocp.args.StandardSave(by_name(tree)) for name, tree in trees.items()
         }
@@ -137,12 +140,21 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._manager.close()
             self._manager = self._open()
-            reason = _root_cause(error)
-            kept = self.steps()
-            before = f"the checkpoint of step {kept[-1]} is still good" if kept else "there is no earlier checkpoint"
-            raise SaveFailed(
-                f"saving step {step} to {self.folder} failed ({reason}); {before}; free space or mend the disk"
-            ) from error
+            raise SaveFailed(self._failed(step, _root_cause(error))) from error
+
+    def _failed(self, step: int | None, reason: str) -> str:
+        kept = self.steps()
+        before = f"the checkpoint of step {kept[-1]} is still good" if kept else "there is no earlier checkpoint"
+        return f"saving step {step} to {self.folder} failed ({reason}); {before}; free space or mend the disk"
+
+    def _short_of_space(self, trees: Mapping[str, Tree]) -> str:
+        """Asked before, because a disk that fills up fails half-way, and other files with it."""
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:
+            return ""  # not a local disk
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(dict(trees)))
+        return f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free" if free < needed else ""
 
     def close(self) -> None:
         """Wait, then release Orbax's threads. Raises SaveFailed like `wait`."""

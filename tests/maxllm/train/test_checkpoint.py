@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -178,6 +179,19 @@ def test_a_full_disk_costs_only_that_save(tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr().err == ""  # one sentence, not Orbax's pages
     assert same(checkpoints.restore(abstract(big)).trees, big)
     checkpoints.save(3, big, {})
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 3]
+
+
+def test_too_little_space_is_seen_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+    checkpoints.save(1, trees_of(1), {})
+    checkpoints.wait()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(SaveFailed, match=r"saving step 2 .*0.00 GB free.*step 1 is still good"):
+        checkpoints.save(2, trees_of(2), {})
+    monkeypatch.undo()
+    checkpoints.save(3, trees_of(3), {})
     checkpoints.close()
     assert checkpoints.steps() == [1, 3]
 
