@@ -243,7 +243,8 @@ def test_a_kill_leaves_nothing_half_written_and_the_next_run_finishes(written, s
     assert not (output / ".staging").exists()
 
 
-@pytest.mark.network
-def test_worker_processes_change_nothing(written, source, tmp_path):
-    dataset = tokenize(config(source, tmp_path / "out"), ["--direct_num_workers", "2"])
+@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.network)])
+def test_worker_processes_change_nothing(written, source, tmp_path, train):
+    settings = {} if train else {"tokenizer": {"path": str(written / "tokenizer")}}
+    dataset = tokenize(config(source, tmp_path / "out", **settings), ["--direct_num_workers", "2"])
     assert checksums(dataset) == checksums(read(written))
