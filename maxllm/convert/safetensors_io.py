@@ -90,6 +90,9 @@ class TensorFolder:
                 weight_map = dict(json.loads((folder / INDEX).read_text())["weight_map"])
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{folder / INDEX} holds no weight_map; copy or download it again") from None
+            outside = next((name for name in weight_map.values() if Path(name).name != name), None)
+            if outside is not None:
+                raise UserError(f"{folder / INDEX} names {outside!r}, which is not a file of this folder")
             files = {name: TensorFile(folder / name) for name in sorted(set(weight_map.values()))}
             for tensor, name in weight_map.items():
                 if tensor not in files[name].entries:

@@ -1,6 +1,6 @@
 """Our models behind lm-eval's interface: https://github.com/EleutherAI/lm-evaluation-harness, `lm_eval.api.model`.
 
-Prompts longer than the context lose their beginning, as lm-eval's own models do; `truncated` counts them, because a
+Prompts longer than the context lose their beginning, as in lm-eval's own models; `did_not_fit` counts them, because a
 few-shot prompt without its first examples is no longer the task that others report.
 """
 
@@ -37,7 +37,7 @@ class MaxllmLM(TemplateLM):
         self.tokens = tokenizer
         self.generate = generate
         self.progress = progress
-        self.truncated = 0
+        self.did_not_fit = 0
 
     @property
     def max_length(self) -> int:
@@ -81,7 +81,7 @@ class MaxllmLM(TemplateLM):
         for _, context, continuation in requests:
             start = self._begun(context)
             texts.append(([*start, *continuation], len(start)))
-            self.truncated += len(start) + len(continuation) - 1 > self.max_length
+            self.did_not_fit += len(start) + len(continuation) - 1 > self.max_length
         scores = self.scorer.score(texts, progress=functools.partial(self.progress, "loglikelihoods"))
         return [(-score.nats, score.greedy) for score in scores]
 
@@ -98,22 +98,18 @@ class MaxllmLM(TemplateLM):
             groups.setdefault(_generation_settings(request.args[1]), []).append(number)
         texts = [""] * len(requests)
         done = 0
-        for (until, new_tokens), numbers in groups.items():
-            new_tokens = min(new_tokens, self.max_length // 2)  # half of the context stays the prompt's
-            prompts = [self._prompt(requests[number].args[0], new_tokens) for number in numbers]
+        for (until, wanted), numbers in groups.items():
+            new_tokens = min(wanted, self.max_length // 2)  # half of the context stays the prompt's
+            prompts = [self._begun(self.tokens.encode(requests[number].args[0])) for number in numbers]
+            room = self.max_length - new_tokens
+            self.did_not_fit += sum(new_tokens < wanted or len(prompt) > room for prompt in prompts)
             before = done
             progress = lambda n, before=before: self.progress("answers", before + n, len(texts))  # noqa: E731
-            answers = self.generate(prompts, until, new_tokens, progress)
+            answers = self.generate([prompt[-room:] for prompt in prompts], until, new_tokens, progress)
             done += len(numbers)
             for number, answer in zip(numbers, answers, strict=True):
                 texts[number] = cut_at(answer, until)
         return texts
-
-    def _prompt(self, text: str, new_tokens: int) -> list[int]:
-        ids = self._begun(self.tokens.encode(text))
-        room = self.max_length - new_tokens
-        self.truncated += len(ids) > room
-        return ids[-room:]
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:

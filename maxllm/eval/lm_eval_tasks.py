@@ -67,7 +67,7 @@ def prepare(name: str, data: str | None) -> Task:
 
 
 def run(lm: Any, task: Task, *, limit: int | None, scratch: Path) -> dict[str, Any]:
-    """What lm-eval found: `metrics` (name: value), `items`, `version`, `samples`, `truncated_prompts`, ...
+    """What lm-eval found: `metrics` (name: value), `items`, `version`, `samples`, `did_not_fit`, ...
 
     `scratch`: a folder for its files, to be removed afterwards.
     """
@@ -84,7 +84,7 @@ def run(lm: Any, task: Task, *, limit: int | None, scratch: Path) -> dict[str, A
         # JSON is YAML: no quoting rules to get wrong.
         path.write_text(json.dumps({"include": str(task.yaml_path), "task": task.name} | task.overrides | cache))
         manager = TaskManager(include_path=folder, include_defaults=False)
-        before = lm.truncated
+        before = lm.did_not_fit
         try:
             manager.load([task.name])
         except Exception as error:  # datasets wraps what went wrong in errors of its own
@@ -100,14 +100,14 @@ def run(lm: Any, task: Task, *, limit: int | None, scratch: Path) -> dict[str, A
         if "," in key and isinstance(value, int | float)
     }
     return {
-        "comparable": task.upstream and limit is None and lm.truncated == before,
+        "comparable": task.upstream and limit is None and lm.did_not_fit == before,
         "upstream": task.upstream,
         "metrics": metrics,
         "items": found["n-samples"][task.name]["effective"],
         "of_items": found["n-samples"][task.name]["original"],
         "shots": found["n-shot"][task.name],
         "version": found["versions"][task.name],
-        "truncated_prompts": lm.truncated - before,
+        "did_not_fit": lm.did_not_fit - before,
         "files": task.files,
         "samples": [_plain(sample) for sample in found["samples"][task.name]],
     }

@@ -55,8 +55,8 @@ def why(found: Mapping[str, Any]) -> str:
     reasons = []
     if found["items"] < found["of_items"]:
         reasons.append("not all items")
-    if found["truncated_prompts"]:
-        reasons.append(f"{found['truncated_prompts']:,} prompts cut to the context")
+    if found["did_not_fit"]:
+        reasons.append(f"{found['did_not_fit']:,} requests cut to the context")
     return "no: " + ", ".join(reasons) if reasons else "yes, if the file is the whole upstream split"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -155,24 +154,12 @@ json.dump([tokens, decoded, special, said], open(folder + "/../peer.json", "w"))
 """
 
 
-@pytest.fixture(scope="session")
-def transformers_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a throw-away environment with PyTorch and transformers."""
-    folder = tmp_path_factory.mktemp("peer") / "environment"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    command = [python, "-m", "pip", "install", "--quiet", "torch", "transformers", "sentencepiece"]
-    if subprocess.run(command, check=False, timeout=1200).returncode:
-        pytest.skip("PyTorch and transformers cannot be installed here: the export was not loaded by its peer")
-    return python
-
-
 @pytest.mark.slow
 @pytest.mark.peer
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_transformers_loads_the_export(
-    model: Decoder, tokenizer: Tokenizer, transformers_python: Path, dtype: str, tmp_path: Path
+    model: Decoder, tokenizer: Tokenizer, torch_python: Path, dtype: str, tmp_path: Path
 ):
     folder = tmp_path / "export"
     shard = 30_000 if dtype == "float32" else 10**9
@@ -181,7 +168,7 @@ def test_transformers_loads_the_export(
     ids = np.random.default_rng(0).integers(0, 384, (2, 48))
     np.save(tmp_path / "ids.npy", ids)
     samples = [*SAMPLES, TEXT]
-    subprocess.run([transformers_python, "-c", PEER, folder, json.dumps(samples)], check=True)
+    subprocess.run([torch_python, "-c", PEER, folder, json.dumps(samples)], check=True)
     positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     ours = np.asarray(exported(ids.astype(np.int32), positions))
     np.testing.assert_allclose(ours, np.load(tmp_path / "logits.npy"), atol=1e-4, rtol=0)

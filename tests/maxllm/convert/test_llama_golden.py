@@ -161,3 +161,12 @@ def test_a_missing_shard_is_named(tmp_path: Path):
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(UserError, match="model-00002-of-00003.safetensors is missing"):
         hf.load_decoder(folder)
+
+
+def test_an_index_that_points_outside_the_folder_is_refused(tmp_path: Path):
+    folder = Path(shutil.copytree(GOLDEN / "sharded_bfloat16", tmp_path / "model"))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["lm_head.weight"] = "../elsewhere.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="not a file of this folder"):
+        hf.load_decoder(folder)

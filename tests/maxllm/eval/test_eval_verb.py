@@ -166,14 +166,14 @@ def test_gsm8k_with_lm_evals_own_prompts_and_a_task_of_ours(run_dir: Path, tmp_p
     gsm8k, ours = results["tasks"]["gsm8k"], results["tasks"]["maxllm_arc_easy"]
     assert {"exact_match,strict-match", "exact_match,flexible-extract"} <= gsm8k["metrics"].keys()
     assert gsm8k["upstream"] and gsm8k["shots"] == 5 and gsm8k["items"] == 3
-    assert gsm8k["truncated_prompts"] == 3 and not gsm8k["comparable"]  # five examples do not fit in 64 tokens
+    assert gsm8k["did_not_fit"] == 3 and not gsm8k["comparable"]  # five examples do not fit in 64 tokens
     assert not ours["upstream"] and not ours["comparable"] and ours["items"] == 3 and ours["of_items"] == 6
     samples = [json.loads(line) for line in (run_dir / "eval" / "samples-gsm8k.jsonl").read_text().splitlines()]
     prompt = samples[0]["arguments"][0][0]
     assert prompt.count("Question:") == 6 and prompt.endswith(f"Question: {samples[0]['doc']['question']}\nAnswer:")
     assert "#### " in prompt
     report = (run_dir / "eval" / "report.md").read_text()
-    assert "no: a task of ours" in report and "3 prompts cut to the context" in report
+    assert "no: a task of ours" in report and "3 requests cut to the context" in report
     assert "torch" not in sys.modules
 
 

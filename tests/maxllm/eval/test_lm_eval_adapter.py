@@ -71,7 +71,7 @@ def test_loglikelihood_equals_the_slow_full_forward_in_any_order(adapter, padded
         assert log_p == pytest.approx(expected, abs=1e-3), (context, continuation)
         assert again == pytest.approx(log_p, abs=1e-4)
         assert greedy == expected_greedy
-    assert adapter.truncated == 0
+    assert adapter.did_not_fit == 0
 
 
 def test_the_models_own_next_words_are_greedy(adapter, padded_logits, tokenizer):
@@ -90,7 +90,7 @@ def test_long_prompts_lose_their_beginning_and_are_counted(adapter):
     other = "different words before " * 100 + long[-600:]
     results = adapter.loglikelihood(requests("loglikelihood", [(long, " 4"), (other, " 4")]))
     assert results[0] == pytest.approx(results[1], abs=1e-4)
-    assert adapter.truncated == 2
+    assert adapter.did_not_fit == 2
 
 
 def test_rolling_scores_every_token_of_a_long_text_once(adapter, padded_logits, tokenizer, texts):
