@@ -78,8 +78,8 @@ def main() -> int:
         texts = corpus.from_files(args.texts) if args.texts else corpus.docstrings()
         rows = corpus.build(texts, args.documents, args.seed)
         digest = corpus.write(rows, folder / "documents.jsonl")
-        planted = {name for row in rows if row["of"] for name in (row["id"], row["of"])}
-        (folder / "planted.json").write_text(json.dumps(sorted(planted)))
+        planted = [(row["id"], row["of"]) for row in rows if row["of"]]
+        (folder / "planted.json").write_text(json.dumps(planted))
         peer = run(python, "peer_datatrove.py", folder)
         ours = run(sys.executable, "ours.py", folder)
     heading = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from data_beam.dedup.components import star
@@ -118,12 +119,21 @@ def dedup(suffix: str = "", words: list[list[str]] | None = None) -> dict[str, f
     return seconds
 
 
-def bands_by_seed() -> list[dict[str, list[str]]]:
-    """For other draws of the hash functions: the band keys of documents that belong to a planted pair."""
-    wanted = set(json.loads((FOLDER / "planted.json").read_text()))
+def expected_recall(pairs: list[list[str]], shingles: dict[str, np.ndarray]) -> float:
+    """Mean over pairs of the chance to share a band, 1 - (1 - s^8)^14, s the similarity of their sets of shingles."""
+    sets = {name: set(each.tolist()) for name, each in shingles.items()}
+    similarities = [len(sets[a] & sets[b]) / max(len(sets[a] | sets[b]), 1) for a, b in pairs]
+    return float(np.mean([1 - (1 - s**8) ** 14 for s in similarities]))
+
+
+def bands_by_seed() -> tuple[float, list[dict[str, list[str]]]]:
+    """The expected recall, and for other draws of the hash functions the band keys of documents in planted pairs."""
+    pairs = json.loads((FOLDER / "planted.json").read_text())
+    wanted = {name for pair in pairs for name in pair}
     hashes = {each.id: Signals(each.text).normalised_hashes for each in DOCUMENTS if each.id in wanted}
     hashers = [MinHasher(FUZZY.model_copy(update={"seed": seed})) for seed in range(1, 11)]
-    return [{id: [key.hex() for key in hasher.band_keys(each)] for id, each in hashes.items()} for hasher in hashers]
+    drawn = [{id: [key.hex() for key in hasher.band_keys(each)] for id, each in hashes.items()} for hasher in hashers]
+    return expected_recall(pairs, {id: hashers[0].shingles(each) for id, each in hashes.items()}), drawn
 
 
 def read(path: str) -> Iterator[Document]:
@@ -176,7 +186,8 @@ def main() -> None:
     seconds["normalised words"], _ = timed(lambda: [Signals(document.text).normalised_words for document in DOCUMENTS])
     spacy = json.loads((FOLDER / "spacy_words.json").read_text())
     seconds |= rules(" on spaCy words", spacy["words"]) | dedup(" on spaCy words", spacy["normalised"])
-    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS, "bands": bands_by_seed()}
+    expected, bands = bands_by_seed()
+    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS, "bands": bands, "expected": expected}
     (FOLDER / "ours.json").write_text(json.dumps(result))
 
 
