@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -36,3 +37,14 @@ def resolve_arguments(args: argparse.Namespace, root: type[Config], device_kind:
 def load(args: argparse.Namespace, root: type[Config], device_kind: str | None = None) -> Config:
     """The frozen config that the arguments of `add_config_arguments` describe. Raises UserError."""
     return resolve_arguments(args, root, device_kind).config
+
+
+def log_progress() -> None:
+    """Our lines plainly on stderr; of Beam's only what is wrong."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    progress = logging.getLogger("maxllm.progress")
+    progress.addHandler(handler)
+    progress.setLevel(logging.INFO)
+    progress.propagate = False
+    logging.getLogger().setLevel(logging.ERROR)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from maxllm.cli.common import add_config_arguments, load
+from maxllm.cli.common import add_config_arguments, load, log_progress
 from maxllm.config.curate import CurateConfig
 from maxllm.summary import say
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = load(args, CurateConfig)
-    _log_progress()
+    log_progress()
     from data_beam.pipeline import curate
 
     report = curate(config, args.rest, force=args.force)
@@ -35,16 +35,3 @@ def run(args: argparse.Namespace) -> int:
         f"{report['kept_bytes'] / 1e6:.1f} MB; see {config.output.path}/report.html"
     )
     return 0
-
-
-def _log_progress() -> None:
-    """Our lines plainly on stderr; of Beam's only what is wrong."""
-    import logging
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    progress = logging.getLogger("maxllm.progress")
-    progress.addHandler(handler)
-    progress.setLevel(logging.INFO)
-    progress.propagate = False
-    logging.getLogger().setLevel(logging.ERROR)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from maxllm.cli.common import add_config_arguments, load
+from maxllm.cli.common import add_config_arguments, load, log_progress
 from maxllm.config.tokenize import TokenizeConfig
 
 
@@ -23,9 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = load(args, TokenizeConfig)
-    from maxllm.cli.curate import _log_progress
 
-    _log_progress()
+    log_progress()
     from data_beam.tokens import tokenize
     from maxllm.summary import say
 
