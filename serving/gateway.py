@@ -154,6 +154,9 @@ class Gateway:
         self.sampling = sampling
         self.queue = queue
         self.chat_stop_ids = _end_of_turn(tokenizer)
+        # Characters; what is longer need not be tokenized to know that it does not fit.
+        longest_token = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
+        self._longest_prompt = longest_token * scheduler.engine.max_prefill_length
         self._calls: set[Call] = set()
 
     @property
@@ -204,6 +207,9 @@ class Gateway:
     def _encode(self, prompt: str | Sequence[int], ask: Ask) -> tuple[int, ...]:
         if not isinstance(prompt, str):
             return tuple(prompt)
+        if len(prompt) > self._longest_prompt:
+            sentence = f"the prompt has {len(prompt)} characters, more than the tokens that are accepted can hold"
+            raise Failure(Reason.INVALID, sentence, "prompt")
         return tuple(self.tokenizer.encode(prompt, bos=ask.bos))
 
     def _request(self, ask: Ask, prompt: tuple[int, ...], copy: int, request_id: str) -> Request:

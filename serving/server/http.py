@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maxllm.config.errors import UserError
 from serving.gateway import Ask, Failure, Gateway, Reason
@@ -35,6 +35,7 @@ STATUS = {
     Reason.DEADLINE: (504, "timeout_error"),
     Reason.INTERNAL: (500, "server_error"),
 }
+MAX_BODY_BYTES = 16 * 2**20
 CLIENT_LEFT = 499  # nginx's; nobody is there to read it
 
 
@@ -68,6 +69,27 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class LimitedBody:
+    """ASGI middleware: a body longer than `limit` bytes is not read to its end, so that it cannot fill the memory."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._limit:
+                raise HTTPException(413, f"the body is longer than {self._limit} bytes; send less")
+            return message
+
+        await self._app(scope, counted, send)
 
 
 class EventStream(Response):
@@ -181,6 +203,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     )
     model = {"id": gateway.name, "object": "model", "created": int(started), "owned_by": "maxllm"}
 
+    app.add_middleware(LimitedBody, limit=MAX_BODY_BYTES)
     app.post("/v1/completions")(endpoints.completions)
     app.post("/v1/chat/completions")(endpoints.chat)
 
@@ -224,8 +247,8 @@ def create_app(gateway: Gateway) -> FastAPI:
         status, kind = STATUS[Reason.INVALID]
         return JSONResponse(error_body(f"{param}: {message}" if param else message, kind, param or None), status)
 
-    @app.exception_handler(HTTPException)
-    async def no_such_page(request: Request, error: HTTPException) -> Response:
+    @app.exception_handler(AnyHTTPException)
+    async def no_such_page(request: Request, error: AnyHTTPException) -> Response:
         return JSONResponse(error_body(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
 
     @app.exception_handler(Exception)

@@ -199,12 +199,12 @@ def connect_openai():
 
 @pytest.fixture
 def wait_for() -> Callable[[Callable[[], bool]], None]:
-    """Polls until the condition holds; fails after ten seconds."""
+    """Polls until the condition holds; fails after half a minute."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while not condition():
-            assert time.monotonic() < end, "it did not happen within ten seconds"
+            assert time.monotonic() < end, "it did not happen in half a minute"
             time.sleep(0.005)
 
     return wait

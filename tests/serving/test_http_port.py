@@ -196,7 +196,8 @@ def test_chat_without_a_template_is_a_clear_400(variant, connect_openai, plain_t
         ({"prompt": [1, "a"]}, "prompt", "a string, a list of strings"),
         ({"prompt": []}, "prompt", "empty"),
         ({"prompt": [10**9]}, None, "not in the vocabulary"),
-        ({"prompt": "x" * 4000}, None, "at most 256 are accepted"),
+        ({"prompt": "x" * 1000}, None, "at most 256 are accepted"),
+        ({"prompt": "x" * 10**7}, "prompt", "10000000 characters, more than"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"n": 5}, "prompt", "more than the server queues"),
         ({"logprobs": 6}, None, "between 0 and 5"),
@@ -221,6 +222,8 @@ def test_other_errors_have_openais_shape_too(openai_client, server):
     assert post(server, "/v1/completions", b"{")[0] == 400
     assert "error" in post(server, "/v1/completions", b"[]")[1]
     assert post(server, "/v1/embeddings", b"{}")[0] == 404
+    status, body = post(server, "/v1/completions", b'{"prompt": "' + b"x" * 16 * 2**20)
+    assert status == 413 and "longer than" in body["error"]["message"]
     with pytest.raises(openai.NotFoundError, match="served here") as raised:
         openai_client.completions.create(model="gpt", prompt="a")
     assert raised.value.code == "model_not_found"
