@@ -40,6 +40,7 @@ def _page(module: str) -> str:
     if found is None:
         raise ImportError(f"no module {module}")
     value, name = found
-    sys.orig_argv[:], sys.path[:], sys.executable = ["pydoc"], [], "python"  # the page on sys shows them
+    if value is sys:  # its page shows this machine's paths
+        sys.orig_argv[:], sys.path[:], sys.executable = ["pydoc"], [], "python"
     page = pydoc.html.page(pydoc.describe(value), pydoc.html.document(value, name))
     return ADDRESS.sub("", page)

@@ -73,7 +73,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _percent(part: float, whole: float) -> str:
-    return f"{_share(part, whole):.1f} %"
+    return f"{_share(part, whole):.1f}\u00a0%"
 
 
 def _track(whole: float, *parts: tuple[float, str]) -> str:

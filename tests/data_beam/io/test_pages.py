@@ -171,11 +171,11 @@ def test_folders_of_html(tmp_path):
 def test_python_docs_are_real_pages_and_a_module_that_fails_costs_itself():
     config = InputConfig(format="python-docs")
     assert {"json.decoder", "argparse", "asyncio.tasks"} <= set(python_docs.module_names())
-    work = Work(("argparse", "asyncio.windows_events", "json.decoder"))
-    first, failed, last = source.read(config, work)
+    work = Work(("argparse", "asyncio.windows_events", "concurrent.futures", "json.decoder"))
+    first, failed, lazy, last = source.read(config, work)
     assert "parsing&nbsp;library" in first.text and "<html" in first.text.lower()
     assert isinstance(failed, DeadLetter) and "win32" in failed.error and failed.where == "pydoc:asyncio.windows_events"
-    assert last.metadata["group"] == "json"
+    assert last.metadata["group"] == "json" and "ThreadPoolExecutor" in lazy.text
     assert [item.text for item in source.read(config, Work(("json.decoder", "argparse")))] == [last.text, first.text]
 
 
