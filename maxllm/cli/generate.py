@@ -12,6 +12,7 @@ import sys
 
 from maxllm.config.errors import UserError
 from maxllm.config.serve import SamplingConfig
+from maxllm.generate.handle import Times
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say_speed(reason: str | None, tokens: int, times) -> None:
+def _say_speed(reason: str | None, tokens: int, times: Times) -> None:
     seconds = times.finished - times.first_token
     speed = f", {(tokens - 1) / seconds:.0f} tokens/s after the first" if tokens > 1 and seconds > 0 else ""
     first = times.first_token - times.submitted

@@ -32,7 +32,7 @@ from maxllm.generate.programs import Programs
 from maxllm.generate.result import ResultTokens
 from maxllm.generate.sampling import RowSampling
 from maxllm.generate.steps import DecodeState, Prefix, Steps
-from maxllm.models.decoder import Decoder, KVCache
+from maxllm.models.decoder import CACHE_AXES, Decoder, KVCache
 from maxllm.parallel.mesh import single_device_mesh
 from maxllm.parallel.rules import shardings, spec
 
@@ -147,8 +147,9 @@ class Engine:
         whole = NamedSharding(self.mesh, PartitionSpec())
         # The cache is split by kv heads, like the matrices that fill it; the rest is small.
         split = self.model_config.num_kv_heads % self.mesh.shape["tensor"] == 0
-        cache = NamedSharding(self.mesh, spec(KVCache.AXES)) if split else whole
-        caches, row_layout = KVCache(cache, cache), RowSampling(*[whole] * len(RowSampling._fields))
+        cache = NamedSharding(self.mesh, spec(CACHE_AXES)) if split else whole
+        caches: Any = KVCache(cache, cache)  # type: ignore[arg-type]
+        row_layout = RowSampling(whole, whole, whole, whole, whole)
         state_layout = DecodeState(caches, whole, whole, whole, row_layout)
         prefix_layout = Prefix(caches, whole, whole, whole, whole, row_layout)
         result_layout = ResultTokens(whole)
@@ -185,14 +186,9 @@ class Engine:
         for bucket in self.prefill_buckets:
             tokens = np.zeros(bucket, np.int32)
             programs.add(("prefill", bucket), partial(prefill.lower, params, tokens, number, row, number))
-            programs.add(
-                ("insert", bucket),
-                lambda bucket=bucket: insert.lower(state, prefix(bucket)._replace(hidden=None), number),
-            )
-            programs.add(
-                ("score", bucket),
-                lambda bucket=bucket, tokens=tokens: score.lower(params, prefix(bucket).hidden, tokens),
-            )
+            one = prefix(bucket)
+            programs.add(("insert", bucket), partial(insert.lower, state, one._replace(hidden=None), number))
+            programs.add(("score", bucket), partial(score.lower, params, one.hidden, tokens))
         for rows in self.row_buckets:
             for length in self.length_buckets:
                 programs.add(("generate", rows, length), partial(lower_generate, rows, length))
@@ -219,7 +215,7 @@ def _row_buckets(slots: int) -> list[int]:
 
 def _mesh_of(parameters: nnx.State) -> Mesh | None:
     sharding = jax.tree.leaves(parameters)[0].sharding
-    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
 
 
 def _cast(parameters: nnx.State, dtype: jnp.dtype) -> nnx.State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class SlotData(NamedTuple):
 class ResultTokens(NamedTuple):
     """JetStream's: `data` int32 `[rows, tokens | valid | length | logprobs]`; floats are carried as their bits."""
 
-    data: jax.Array
+    data: Any
 
     @classmethod
     def pack(cls, tokens: jax.Array, valid: jax.Array, lengths: jax.Array, logprobs: jax.Array) -> ResultTokens:

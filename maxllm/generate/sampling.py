@@ -8,7 +8,7 @@ threshold is kept. Every part runs only when some row of the batch asks for it.
 from __future__ import annotations
 
 import secrets
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,18 @@ import numpy as np
 
 from maxllm.generate.request import MAX_LOGPROBS, SamplingParams
 
+# np.ndarray on the host, jax.Array on a device, jax.ShapeDtypeStruct when compiling ahead.
+Array = Any
+
 
 class RowSampling(NamedTuple):
     """`SamplingParams` of each row, as arrays `[rows]`."""
 
-    temperature: jax.Array  # float32, 0 = greedy
-    top_k: jax.Array  # int32, 0 = all
-    top_p: jax.Array  # float32
-    seed: jax.Array  # uint32 [rows, 2], the two halves of the seed: a threefry key
-    logprobs: jax.Array  # bool, whether anybody will read this row's logprobs
+    temperature: Array  # float32, 0 = greedy
+    top_k: Array  # int32, 0 = all
+    top_p: Array  # float32
+    seed: Array  # uint32 [rows, 2], the two halves of the seed: a threefry key
+    logprobs: Array  # bool, whether anybody will read this row's logprobs
 
     @classmethod
     def greedy(cls, rows: int) -> RowSampling:
@@ -92,7 +95,7 @@ def _ordered_bits(values: jax.Array) -> jax.Array:
 def _threshold(order: jax.Array, weights: jax.Array, target: jax.Array) -> jax.Array:
     """The largest uint32 t, per row, with `weights[order >= t].sum() >= target`."""
 
-    def decide(i: int, found: jax.Array) -> jax.Array:
+    def decide(i: jax.Array, found: jax.Array) -> jax.Array:
         tried = found | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
         reached = jnp.where(order >= tried[:, None], weights, 0).sum(axis=-1) >= target
         return jnp.where(reached, tried, found)

@@ -15,14 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from maxllm.config.serve import SchedulerConfig
 from maxllm.generate.checks import check
-from maxllm.generate.engine import DecodeState, Engine, Prefix
+from maxllm.generate.engine import Engine, Prefix
 from maxllm.generate.handle import Handle
 from maxllm.generate.request import FinishReason, InvalidRequest, QueueFull, Request, Unavailable
 from maxllm.generate.result import LOGPROBS, ResultTokens
@@ -62,7 +62,7 @@ class Scheduler:
         # The thread's own.
         self._slots: list[Sequence | None] = [None] * engine.max_concurrent_decodes
         self._steps: deque[_Step] = deque()
-        self._state: DecodeState | None = None
+        self._state: Any = None  # a DecodeState once started
         self._waited = 0.0  # seconds spent waiting for the device
 
     def start(self) -> Scheduler:
@@ -210,7 +210,8 @@ class Scheduler:
             ended = [(sequence, reason) for sequence in self._waiting if (reason := verdict(sequence))]
             for sequence, _ in ended:
                 self._waiting.remove(sequence)
-        ended += [(sequence, reason) for sequence in self._unfinished() if (reason := verdict(sequence))]
+        # Whoever gave his slot back already gets his last tokens within this turn.
+        ended += [(sequence, reason) for sequence in self._slots if sequence and (reason := verdict(sequence))]
         for sequence, reason in ended:
             _guard(sequence, sequence.finish, reason)
             self._leave_slot(sequence)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from maxllm.config.train import ModelConfig
 from maxllm.generate.result import LOGPROB_COLUMNS, ResultTokens
-from maxllm.generate.sampling import RowSampling, sample, token_logprobs
+from maxllm.generate.sampling import Array, RowSampling, sample, token_logprobs
 from maxllm.models.decoder import Decoder, KVCache
 
 SCORED_AT_ONCE = 64  # prompt positions whose logits exist at once
@@ -20,10 +20,10 @@ class Prefix(NamedTuple):
     """A prompt, prefilled and padded to `bucket` positions."""
 
     cache: KVCache  # one row, `bucket` positions
-    hidden: jax.Array | None  # [bucket, embed], to score the prompt from
-    token: jax.Array  # int32, the first one drawn
-    length: jax.Array  # int32, the prompt's true length
-    remaining: jax.Array  # int32, tokens still to be drawn after the first
+    hidden: Array  # [bucket, embed], to score the prompt from; None once that is past
+    token: Array  # int32, the first one drawn
+    length: Array  # int32, the prompt's true length
+    remaining: Array  # int32, tokens still to be drawn after the first
     sampling: RowSampling  # of one row
 
 
@@ -31,9 +31,9 @@ class DecodeState(NamedTuple):
     """All slots. `tokens` are drawn but not cached yet: they enter the cache at `lengths` in the next step."""
 
     cache: KVCache
-    tokens: jax.Array  # int32 [slots]
-    lengths: jax.Array  # int32 [slots], cached positions
-    remaining: jax.Array  # int32 [slots], 0 = idle
+    tokens: Array  # int32 [slots]
+    lengths: Array  # int32 [slots], cached positions
+    remaining: Array  # int32 [slots], 0 = idle
     sampling: RowSampling
 
 

@@ -33,6 +33,9 @@ REMAT: dict[str, Callable[..., Any]] = {
 }
 
 
+CACHE_AXES = ("layers", None, "kv_heads", None, "head_dim")  # logical; rows and positions are split over nothing
+
+
 class KVCache(NamedTuple):
     """Keys (rotated) and values of every layer: `[layers, batch, kv_heads, max_length, head_dim]`.
 
@@ -42,8 +45,6 @@ class KVCache(NamedTuple):
 
     keys: jax.Array
     values: jax.Array
-
-    AXES = ("layers", None, "kv_heads", None, "head_dim")  # logical; rows and positions are split over nothing
 
     @classmethod
     def zeros(cls, config: ModelConfig, batch: int, max_length: int, dtype: Any) -> KVCache:
