@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from maxllm.config.serve import SchedulerConfig
+from maxllm.generate.handle import join
 from maxllm.generate.request import InvalidRequest, QueueFull, Request, SamplingParams, Unavailable
 from maxllm.generate.scheduler import Scheduler
 
@@ -344,3 +346,47 @@ def test_times_are_in_order(scheduler, prompts):
     times = handle.times
     moments = [before, times.submitted, times.scheduled, times.first_token, times.last_token, times.finished]
     assert moments == sorted(moments)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1500, marks=pytest.mark.slow)])
+def test_whatever_comes_every_request_ends_once_and_right(engine, tokenizer, prompts, greedy, count):
+    """Four impatient clients with every kind of request; greedy answers that ended by themselves are the model's."""
+    expected = [greedy(prompt, 30) for prompt in prompts]
+    problems: list[str] = []
+
+    def client(seed):
+        chance = random.Random(seed)
+        for _ in range(count // 4):
+            which, limit, kind = chance.randrange(len(prompts)), chance.randint(0, 30), chance.randrange(6)
+            options = {
+                0: {"sampling": SamplingParams(temperature=1.0, top_k=chance.randint(0, 9))},
+                1: {"stop": (chance.choice("aeio "),)},
+                2: {"logprobs": chance.randint(0, 5), "echo": True},
+                3: {"deadline_seconds": chance.choice((0.001, 0.01))},
+            }.get(kind, {})
+            try:
+                handle = scheduler.submit(ask(prompts[which], limit, **options))
+            except QueueFull:
+                continue
+            if kind == 4:
+                time.sleep(chance.random() * 0.01)
+                handle.cancel()
+            events = list(handle.events())
+            done = join(events)
+            if done.finish_reason == "error" or sum(event.finish_reason is not None for event in events) != 1:
+                problems.append(f"{kind}: {done}")
+            if kind != 0 and done.token_ids != expected[which][: len(done.token_ids)]:
+                problems.append(f"{kind}: {done.token_ids} is not {expected[which]}")
+            if handle._events:
+                problems.append("something came after the end")
+
+    with Scheduler(engine, tokenizer, SchedulerConfig(queue=2)) as scheduler:
+        threads = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert scheduler.drain(10) and not problems
+        stats = scheduler.stats
+        assert sum(stats.finished.values()) == stats.end_to_end.count == 4 * (count // 4) - stats.refused
+        assert not np.asarray(scheduler._state.remaining).any()
