@@ -103,6 +103,11 @@ class ExtractText(beam.DoFn):
     def setup(self) -> None:
         self.extract = Extract(self.config.extract)
 
+    def start_bundle(self) -> None:
+        if self.extract.document is not None:  # left by a bundle that failed, which will be tried again as a whole
+            self.extract.close()
+            self.extract.document = None
+
     def process(self, document: Document) -> Iterator[Any]:
         waiting, refused = self._collect(), self._submit(document)
         yield from (tagged(item) for item in (waiting, refused) if item is not None)

@@ -136,6 +136,20 @@ def test_a_run_survives_everything_broken_and_says_what_it_skipped(tmp_path, mon
     assert all(f"mark{n}x" in texts for n in (1, 2, 3, 6, 100, 110)) and "mark4x" not in texts
 
 
+@pytest.mark.parametrize(("page", "reason"), [("<p></p>", "extract.empty"), (html(prose(1)), None)])
+def test_the_last_page_of_a_bundle_is_not_forgotten(tmp_path, page, reason):
+    """Extraction works one page ahead; the last one has nothing after it."""
+    (tmp_path / "one.html").write_text(page)
+    config = settings(
+        tmp_path / "out",
+        [{"format": "html", "paths": [str(tmp_path / "one.html")]}],
+        exact_dedup={"enabled": False},
+        fuzzy_dedup={"enabled": False},
+    )
+    report = curate(config)
+    assert (report["kept"], report["reasons"]) == ((0, {reason: 1}) if reason else (1, {}))
+
+
 def test_lost_or_repeated_documents_fail_the_run():
     manifest = {"read": 10, "kept": {"a": 5, "b": 2}, "dropped": {"x": 1}, "dead": {"read": 1}}
     with pytest.raises(RuntimeError, match="10 documents were read, but 7 kept"):
