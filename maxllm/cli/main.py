@@ -64,7 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         split = arguments.index("--")
         arguments, rest = arguments[:split], arguments[split + 1 :]
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
-    args = build_parser(verb).parse_args(arguments)
+    parser = build_parser(verb)
+    args, late = parser.parse_known_args(arguments)
+    # argparse takes no positional after an option; an override may stand anywhere all the same.
+    if any(extra.startswith("-") or "=" not in extra for extra in late) or (late and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(late)}")
+    if late:
+        args.overrides = [*args.overrides, *late]
     args.rest = rest
     try:
         return args.run(args) or 0

@@ -229,12 +229,8 @@ def to_yaml(config: BaseModel, origins: dict[Path_, str] | None = None) -> str:
                 lines.append((f"{'  ' * indent}{key}:", ""))
                 walk(child, here, indent + 1)
             else:
-                text = yaml.safe_dump({key: child}, sort_keys=False, allow_unicode=True, default_flow_style=None)
-                text = (
-                    text.strip()
-                    if "\n" not in text.strip()
-                    else f"{key}: {yaml.safe_dump(child, default_flow_style=True, width=10**6).strip()}"
-                )
+                text = yaml.safe_dump(child, default_flow_style=True, allow_unicode=True, width=10**6)
+                text = f"{key}: {text.removesuffix('...' + chr(10)).strip()}"
                 lines.append((f"{'  ' * indent}{text}", _origin(here, origins)))
 
     walk(values, (), 0)

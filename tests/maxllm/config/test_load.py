@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from maxllm.cli.main import main
 from maxllm.config import UserError, resolve, to_yaml
 from maxllm.config.kinds import ROOTS, root_of
 from maxllm.config.load import leaves, presets_folder
@@ -62,7 +63,7 @@ def test_mesh_rules_apply_to_the_device_kind_and_an_override_wins(tmp_path: Path
 def test_maps_merge_and_lists_replace(tmp_path: Path) -> None:
     write(
         tmp_path / "base.yml",
-        "kind: curate\ninputs: [{format: html}, {format: warc}]\n"
+        "kind: curate\ninputs: [{format: html, paths: [a]}, {format: warc, paths: [b]}]\n"
         "language: {languages: [en, de], min_confidence: 0.5}\n",
     )
     file = write(tmp_path / "mine.yml", "base: base.yml\nlanguage: {languages: [fr]}\n")
@@ -162,3 +163,10 @@ def test_a_beam_worker_needs_no_jax() -> None:
         "assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_override_may_stand_after_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "train/demo", "--device-kind", "cpu", "train.steps=77"]) == 0
+    assert "steps: 77" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["config", "train/demo", "--device-kind", "cpu", "nonsense"])
