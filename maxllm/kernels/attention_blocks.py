@@ -35,7 +35,11 @@ def mapped(query: jax.Array, key: jax.Array, value: jax.Array, starts: jax.Array
 
 def blockwise(query: jax.Array, key: jax.Array, value: jax.Array, starts: jax.Array) -> jax.Array:
     """All heads at once, one block of queries against one block of keys: memory linear in length."""
-    return _by_head(_blockwise, query, key, value, starts)
+    length = query.shape[1]
+    short = -length % min(BLOCK, length)
+    # Keys added at the end come after every real query, which therefore does not see them.
+    padded = [jnp.pad(x, ((0, 0), (0, short), *((0, 0),) * (x.ndim - 2))) for x in (query, key, value, starts)]
+    return _by_head(_blockwise, *padded)[:, :length]
 
 
 def _by_head(function: Any, query: jax.Array, key: jax.Array, value: jax.Array, starts: jax.Array) -> jax.Array:
@@ -163,12 +167,12 @@ _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 
 
 class _Blocks:
-    """A head cut into `count` blocks of queries and of keys; a length that is no multiple of BLOCK is one block."""
+    """A head cut into `count` blocks of queries and of keys; its length is a multiple of BLOCK, or shorter than one."""
 
     def __init__(self, query: jax.Array, key: jax.Array, starts: jax.Array):
         self.length = key.shape[0]
         self.group = query.shape[0] // self.length
-        self.size = BLOCK if self.length % BLOCK == 0 else self.length
+        self.size = min(BLOCK, self.length)
         self.count = self.length // self.size
         self.starts = starts
 

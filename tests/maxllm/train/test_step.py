@@ -22,7 +22,7 @@ CONFIG = ModelConfig(
     vocab_size=32, hidden_size=32, intermediate_size=40, num_layers=2, num_heads=2, num_kv_heads=2, max_positions=16
 )
 MESH = single_device_mesh()
-OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=3e-3), ScheduleConfig(warmup_steps=2), 40)
+OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2), ScheduleConfig(warmup_steps=2), 40)
 
 
 def counting(seed: int = 0) -> Batch:
