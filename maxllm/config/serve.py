@@ -30,6 +30,9 @@ class SamplingConfig(Section):
 
 class SchedulerConfig(Section):
     queue: PositiveInt = Field(64, description="waiting requests; one more is refused")
+    prefill_tokens: PositiveInt = Field(
+        256, description="prompt tokens between two decode steps; fewer: smoother answers, more: earlier first tokens"
+    )
     deadline_seconds: float | None = Field(None, gt=0)
     drain_seconds: float = Field(30.0, ge=0, description="after SIGTERM, time for running requests to finish")
 

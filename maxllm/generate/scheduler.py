@@ -1,9 +1,9 @@
 """Continuous batching: requests in, events out, one thread that owns the engine.
 
-Each turn of the thread prefills at most one waiting prompt, starts one decode step for all slots, and then, while
-the device works on that, hands out the tokens of the step before: the host's work hides behind the device's.
-What ends a request by count is known before its tokens are, and its slot is given on at once; what ends it by
-content (a stop, a cancellation) is seen one step late, and that step's token is thrown away.
+Each turn of the thread prefills a few waiting prompts (as many as `prefill_tokens` allows), starts one decode step
+for all slots, and then, while the device works on that, hands out the tokens of the step before: the host's work
+hides behind the device's. What ends a request by count is known before its tokens are, and its slot is given on at
+once; what ends it by content (a stop, a cancellation) is seen one step late, and that step's token is thrown away.
 """
 
 from __future__ import annotations
@@ -217,13 +217,19 @@ class Scheduler:
             self._leave_slot(sequence)
 
     def _admit(self) -> None:
-        """Prefills one waiting prompt, if there is a slot for it."""
-        if None not in self._slots:
-            return
-        with self._changed:
-            if not self._waiting:
-                return
-            sequence = self._waiting.popleft()
+        """Prefills waiting prompts while there are slots, until the next would exceed `prefill_tokens`."""
+        spent = 0
+        while None in self._slots:
+            with self._changed:
+                if not self._waiting:
+                    return
+                spent += self._waiting[0].prompt_tokens
+                if spent > self.config.prefill_tokens and spent > self._waiting[0].prompt_tokens:
+                    return
+                sequence = self._waiting.popleft()
+            self._start(sequence)
+
+    def _start(self, sequence: Sequence) -> None:
         sequence.handle.times.scheduled = time.monotonic()
         try:
             prefix, step = self._prefill(sequence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -294,19 +295,28 @@ def test_an_engine_that_cannot_be_set_up_again_says_so_to_all(engine, tokenizer,
         scheduler.submit(ask(prompts[0]))
 
 
-def test_decoding_goes_on_while_prompts_queue(scheduler, prompts, monkeypatch):
-    """Never two prefills in a row while somebody waits for his next token."""
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_decoding_goes_on_while_prompts_queue(engine, tokenizer, prompts, monkeypatch, tokens):
+    """Between two tokens of a running answer: one prompt, or as many as have no more than `prefill_tokens`."""
     calls = []
-    for name in ("prefill", "generate"):
-        function = getattr(scheduler.engine, name)
+
+    def record(name, what):
+        function = getattr(engine, name)
         monkeypatch.setattr(
-            scheduler.engine, name, lambda *a, _f=function, _n=name, **k: (calls.append(_n), _f(*a, **k))[1]
+            engine, name, lambda *args, **given: (calls.append(what(given)), function(*args, **given))[1]
         )
-    handles = [scheduler.submit(ask(prompt, 9)) for prompt in prompts]
-    for handle in handles:
-        handle.result()
-    assert calls.count("prefill") == len(prompts)
-    assert ("prefill", "prefill") not in set(zip(calls, calls[1:], strict=False))
+
+    record("prefill", lambda given: given["true_length"])
+    record("generate", lambda given: 0)
+    with Scheduler(engine, tokenizer, SchedulerConfig(prefill_tokens=tokens)) as scheduler:
+        handles = [scheduler.submit(ask(prompt, 9)) for prompt in prompts]
+        for handle in handles:
+            handle.result()
+    assert [length for length in calls if length] == [len(prompt) for prompt in prompts]
+    between = [list(group) for prefill, group in itertools.groupby(calls, bool) if prefill]
+    assert all(len(lengths) == 1 or sum(lengths) <= tokens for lengths in between)
+    if tokens == 1:
+        assert len(between) == len(prompts)
 
 
 def test_requests_may_come_from_many_threads(scheduler, prompts, greedy):
