@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,29 +40,40 @@ class Job(NamedTuple):
 def initialize(timeout_s: int = 300) -> None:
     """Join the other processes if there are any. Call before anything else asks JAX for devices; twice does no harm.
 
-    Raises UserError if the environment is incomplete or the others are not found within `timeout_s` seconds.
+    Raises UserError if the environment is incomplete or process 0 does not answer within `timeout_s` seconds.
     """
     if jax.distributed.is_initialized():
         return
     job = find_job(os.environ)
     if job is None and not _tpu_here(os.environ):
         return
-    try:
-        if job is None:
-            jax.distributed.initialize(initialization_timeout=timeout_s)
-        else:
-            jax.distributed.initialize(
-                **job._asdict(), cluster_detection_method="deactivate", initialization_timeout=timeout_s
-            )
-    except Exception as error:
-        where = (
-            f"process {job.process_id} of {job.num_processes} at {job.coordinator_address}" if job else "the TPU pod"
-        )
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{where}: the processes of this job did not meet within {timeout_s} s ({reason[:160]}); check that all of "
-            "them run and can reach the coordinator's address and port"
-        ) from None
+    if job is None:
+        jax.distributed.initialize(initialization_timeout=timeout_s)
+        return
+    who = f"process {job.process_id} of {job.num_processes}"
+    print(
+        f"{who}: meeting the others at {job.coordinator_address}, for up to {timeout_s} s", file=sys.stderr, flush=True
+    )
+    if job.process_id:
+        _wait_for(job.coordinator_address, timeout_s, who)
+    jax.distributed.initialize(**job._asdict(), cluster_detection_method="deactivate", initialization_timeout=timeout_s)
+
+
+def _wait_for(address: str, timeout_s: int, who: str) -> None:
+    """Raises UserError if nobody listens at `address` in time: JAX itself would end the process with a stack dump."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{who}: process 0 did not answer at {address} within {timeout_s} s ({error}); check that it runs "
+                    "and that its port can be reached from here"
+                ) from None
+            time.sleep(1)
 
 
 def find_job(environment: Mapping[str, str]) -> Job | None:

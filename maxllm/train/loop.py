@@ -21,6 +21,7 @@ import numpy as np
 from flax import nnx
 
 from maxllm import summary
+from maxllm.config.devices import peak_flops
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
 from maxllm.data.loader import Loader
@@ -35,6 +36,7 @@ from maxllm.parallel.rules import check_layout
 from maxllm.tokenizer import Tokenizer
 from maxllm.train import run_dir as run_folder
 from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, pack_tokenizer
+from maxllm.train.flops import flops_per_token
 from maxllm.train.guard import Diverged, Interrupted, Signals, check_finite
 from maxllm.train.metrics import METRICS, Display, Pace, Record, Writer, read, resident_bytes
 from maxllm.train.state import TrainState, abstract_state, create_state
@@ -96,7 +98,9 @@ class _Run:
         self.waiting: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the devices
         self.newest_saved = self.step or None
         tokens = config.data.batch_size * config.data.sequence_length
-        self.pace = Pace(tokens)
+        peak = peak_flops(jax.devices()[0].device_kind)
+        cost = flops_per_token(config.model, config.data.sequence_length)
+        self.pace = Pace(tokens, cost, peak and peak * self.mesh.size)
         self.last: Record = {}
 
     def _loader(self, split: str) -> Loader:

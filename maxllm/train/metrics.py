@@ -134,9 +134,9 @@ class Pace:
         """Rates of the steps since the last call, all of which must have finished.
 
         tokens_per_second: batch x length of all devices, padding included, as others count.
-        mfu: tokens_per_second x model FLOPs per token / peak FLOP/s (Chowdhery et al. 2022, appendix B), where the
-        attention of a token counts the tokens it may look at, once: causal, so half of length x length, and nothing
-        recomputed for remat is counted. Absent where the peak of this device kind is not known.
+        mfu: tokens_per_second x model FLOPs per token / peak FLOP/s (Chowdhery et al. 2022, appendix B). Causal
+        attention is counted once and recomputation not at all, see `flops_per_token`. Absent where the peak of this
+        device kind is not known.
         """
         seconds, steps = time.perf_counter() - self.since, self._steps
         self.restart()

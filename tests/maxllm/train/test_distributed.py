@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
 import jax
 import pytest
+import yaml
 
 from maxllm.config.errors import UserError
 from maxllm.config.train import MeshConfig
 from maxllm.parallel.distributed import Feed, Job, device_table, feed_of, find_job
 from maxllm.parallel.mesh import make_mesh
+from maxllm.train.metrics import read
 
 
 def explicit(address: str = "10.0.0.1:1234", count: str = "4", index: str = "2") -> dict[str, str]:
@@ -89,3 +103,123 @@ def test_the_device_table_says_what_there_is() -> None:
     console.print(device_table(make_mesh(MeshConfig(data=2, fsdp=4))))
     text = console.export_text()
     assert "data=2 x fsdp=4 x tensor=1" in text and str(len(jax.devices())) in text and "cpu" in text
+
+
+# Two real processes over loopback, four CPU devices each ------------------------------------------
+
+
+@contextmanager
+def two_trainers(config: Path) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
+    """`maxllm train` twice, each with four simulated devices."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with ExitStack() as stack:
+        processes = []
+        for index in (0, 1):
+            environment = {
+                **os.environ,
+                **explicit(f"127.0.0.1:{port}", "2", str(index)),
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+                "PYTHONUNBUFFERED": "1",
+            }
+            output = config.parent / f"output-{index}.txt"
+            process = subprocess.Popen(
+                [sys.executable, "-m", "maxllm.cli.main", "train", str(config)],
+                env=environment,
+                stdout=stack.enter_context(output.open("w")),
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.callback(process.kill)
+            processes.append((process, output))
+        yield processes
+
+
+@pytest.fixture
+def config(base_settings: dict[str, Any], tmp_path: Path) -> Path:
+    train = {**base_settings["train"], "run_dir": str(tmp_path / "run"), "steps": 20, "log_every": 1}
+    path = tmp_path / "train.yml"
+    path.write_text(yaml.safe_dump({**base_settings, "mesh": {"data": 2, "fsdp": 4}, "train": train}))
+    return path
+
+
+def said(processes: list[tuple[subprocess.Popen[str], Path]]) -> str:
+    return "\n".join(output.read_text() for _, output in processes)
+
+
+@pytest.mark.network
+def test_two_processes_train_as_one_and_stop_together(config: Path, tmp_path: Path) -> None:
+    with two_trainers(config) as processes:
+        assert [process.wait(280) for process, _ in processes] == [0, 0], said(processes)
+    run = tmp_path / "run"
+    two = read(run / "metrics.jsonl")
+    assert [record["step"] for record in two] == list(range(1, 21))
+    assert "2" in processes[0][1].read_text() and "step 20/20" not in processes[1][1].read_text()
+
+    # One process of eight devices goes on from what two wrote, and started alone it says the same.
+    import shutil
+
+    from maxllm.config import resolve
+    from maxllm.config.train import TrainConfig
+    from maxllm.train import loop
+
+    shutil.rmtree(run / "checkpoints" / "20")
+    resumed = loop.train(resolve(TrainConfig, config).config)
+    assert resumed["held_out_loss"] == pytest.approx(two[-1]["held_out_loss"], rel=1e-5)
+    alone = loop.train(resolve(TrainConfig, config, [f"train.run_dir={tmp_path / 'alone'}"]).config)
+    assert alone["held_out_loss"] == pytest.approx(two[-1]["held_out_loss"], rel=1e-5)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_of_two_stops_both_after_the_same_step(
+    config: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["train"] |= {"steps": 100_000, "checkpoint_every": 100_000}
+    config.write_text(yaml.safe_dump(settings))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with two_trainers(config) as processes:
+        deadline = time.monotonic() + 200
+        while not metrics.exists() or metrics.read_text().count("\n") < 5:
+            assert time.monotonic() < deadline and processes[0][0].poll() is None, said(processes)
+            time.sleep(0.05)
+        processes[1][0].send_signal(number)
+        codes = [process.wait(100) for process, _ in processes]
+    assert codes == [143, 128 + number], said(processes)
+    stopped = read(metrics)[-1]["step"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(stopped)]
+    meta = json.loads((tmp_path / "run" / "checkpoints" / str(stopped) / "meta" / "metadata").read_text())
+    assert meta["next_batch"] == stopped
+
+
+def test_a_process_that_finds_no_coordinator_says_so() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "from maxllm.config.errors import UserError\n"
+        "from maxllm.parallel import distributed\n"
+        "try: distributed.initialize(timeout_s=1)\n"
+        "except UserError as error: print(error)"
+    )
+    environment = {**os.environ, **explicit(f"127.0.0.1:{port}", "2", "1")}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert f"process 1 of 2: process 0 did not answer at 127.0.0.1:{port} within 1 s" in result.stdout, result
+
+
+def test_a_job_of_one_process_meets_itself() -> None:
+    """The small case of the network tests: the coordinator starts, one process joins it and leaves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import jax\n"
+        "from maxllm.parallel import distributed\n"
+        "distributed.initialize(timeout_s=60); distributed.initialize()\n"
+        "print(jax.process_count(), jax.distributed.is_initialized())"
+    )
+    environment = {**os.environ, **explicit(f"127.0.0.1:{port}", "1", "0")}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)
+    assert "1 True" in result.stdout, result
