@@ -30,5 +30,5 @@ class Batch(NamedTuple):
 def empty_batch(batch: int, length: int) -> Batch:
     """An all-padding NumPy batch of `[batch, length]`."""
     shape = (batch, length)
-    integers = [np.zeros(shape, np.int32) for _ in range(4)]
-    return Batch(*integers, np.zeros(shape, np.float32))
+    tokens, targets, segment_ids, positions = (np.zeros(shape, np.int32) for _ in range(4))
+    return Batch(tokens, targets, segment_ids, positions, np.zeros(shape, np.float32))

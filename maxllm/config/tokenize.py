@@ -17,7 +17,8 @@ class TokenizerConfig(Section):
     algorithm: Literal["bpe", "unigram"] = "bpe"
     vocab_size: PositiveInt = 4096
     special_tokens: list[str] = Field(
-        default_factory=lambda: ["<|im_start|>", "<|im_end|>"], description="beside those for unknown, beginning, end and padding"
+        default_factory=lambda: ["<|im_start|>", "<|im_end|>"],
+        description="beside those for unknown, beginning, end and padding",
     )
     training_bytes: PositiveInt = Field(10_000_000, description="a seeded sample of the documents of about this size")
     seed: int = 0

@@ -53,7 +53,9 @@ def read(path: Path) -> Tree:
         if node is None:
             return Tree({}, origins)
         if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{path}: is a {node.id}, not a mapping of sections")
+            raise UserError(
+                f"{path}: is a {node.tag.rpartition(':')[2].replace('seq', 'list').replace('str', 'string')}, not a mapping of sections"
+            )
         _record(node, (), path, origins)
         return Tree(loader.construct_document(node), origins)
     except yaml.YAMLError as error:
@@ -110,7 +112,7 @@ def assign(tree: Tree, path: Path_, value: Any, origin: str) -> Tree:
             if not isinstance(node.get(step), dict | list):
                 node[step] = {}
             node = node[step]
-    last = _index(node, path, len(path) - 1) if isinstance(node, list) else path[-1]
+    last: Any = _index(node, path, len(path) - 1) if isinstance(node, list) else path[-1]
     old = node[last] if isinstance(node, list) else node.get(last)
     if isinstance(value, dict) and isinstance(old, dict):  # maps merge
         for key, child in value.items():
