@@ -6,7 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from flax import nnx
 from lm_eval.api.instance import Instance
 
 from maxllm.convert import hf
@@ -26,6 +28,8 @@ folder, length = sys.argv[1], int(sys.argv[2])
 lm = HFLM(pretrained=folder, dtype="float32", device="cpu", batch_size=4, max_length=length)
 answers = {}
 for kind, arguments in json.load(sys.stdin).items():
+    # Left to the tokenizer, HFLM puts the beginning token before rolling texts twice, and scores the second.
+    lm.add_bos_token = False if kind == "loglikelihood_rolling" else None
     requests = [Instance(request_type=kind, doc={}, arguments=tuple(a), idx=i) for i, a in enumerate(arguments)]
     answers[kind] = getattr(lm, kind)(requests)
 json.dump(answers, open(folder + "/answers.json", "w"))
@@ -39,6 +43,10 @@ def test_the_answers_are_those_of_lm_evals_own_model(
     model: Decoder, tokenizer: Tokenizer, texts: list[str], torch_python: Path, tmp_path: Path
 ):
     folder = tmp_path / "export"
+    model = nnx.clone(model)
+    # Nothing that is not UTF-8: whether broken bytes are shown as one or more U+FFFD is not what is compared here.
+    single = np.array([i for i in range(tokenizer.vocab_size) if len(tokenizer.token_bytes(i)) == 1])
+    model.head.kernel[...] = model.head.kernel[...].at[:, single].set(0)
     hf.save(model, tokenizer, folder)
     text = "\n".join(texts)
     pieces = [
