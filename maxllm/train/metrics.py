@@ -159,9 +159,9 @@ class Display:
         self._began: float | None = None
         self._bar = None
         if self.console.is_terminal and not quiet:
-            columns = (BarColumn(), TextColumn("{task.description}"))
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("starting", total=steps)
+            self._task = self._bar.add_task("compiling the first step", total=steps)
 
     def __enter__(self) -> Display:
         if self._bar:
@@ -194,7 +194,7 @@ class Display:
         line = "  ".join(parts) + left
         if self._bar:
             self._bar.update(self._task, completed=step, description=line)
-        else:
+        if not self._bar or any(name.startswith("held_out") for name in record):  # evaluations stay on the screen
             self.say(line)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +19,12 @@ import jax
 import pytest
 import yaml
 
+from maxllm.config import resolve
 from maxllm.config.errors import UserError
-from maxllm.config.train import MeshConfig
+from maxllm.config.train import MeshConfig, TrainConfig
 from maxllm.parallel.distributed import Feed, Job, device_table, feed_of, find_job
 from maxllm.parallel.mesh import make_mesh
+from maxllm.train import loop
 from maxllm.train.metrics import read
 
 
@@ -149,7 +152,7 @@ def said(processes: list[tuple[subprocess.Popen[str], Path]]) -> str:
 
 
 @pytest.mark.network
-def test_two_processes_train_as_one_and_stop_together(config: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(config: Path, tmp_path: Path) -> None:
     with two_trainers(config) as processes:
         assert [process.wait(280) for process, _ in processes] == [0, 0], said(processes)
     run = tmp_path / "run"
@@ -157,14 +160,18 @@ def test_two_processes_train_as_one_and_stop_together(config: Path, tmp_path: Pa
     assert [record["step"] for record in two] == list(range(1, 21))
     assert "2" in processes[0][1].read_text() and "step 20/20" not in processes[1][1].read_text()
 
+    # A damaged newest checkpoint: both fall back to the one before, and come to the same bits again.
+    newest = run / "checkpoints" / "20"
+    wanted = json.loads((newest / "meta" / "metadata").read_text())["fingerprints"]
+    data = max(newest.glob("parameters/**/d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-10])
+    with two_trainers(config) as processes:
+        assert [process.wait(280) for process, _ in processes] == [0, 0], said(processes)
+    assert "checkpoint of step 20 is damaged" in processes[0][1].read_text()
+    assert json.loads((newest / "meta" / "metadata").read_text())["fingerprints"] == wanted
+
     # One process of eight devices goes on from what two wrote, and started alone it says the same.
-    import shutil
-
-    from maxllm.config import resolve
-    from maxllm.config.train import TrainConfig
-    from maxllm.train import loop
-
-    shutil.rmtree(run / "checkpoints" / "20")
+    shutil.rmtree(newest)
     resumed = loop.train(resolve(TrainConfig, config).config)
     assert resumed["held_out_loss"] == pytest.approx(two[-1]["held_out_loss"], rel=1e-5)
     alone = loop.train(resolve(TrainConfig, config, [f"train.run_dir={tmp_path / 'alone'}"]).config)
