@@ -5,7 +5,8 @@
     python benchmarks/serving/bench.py --tokens 32 --repeats 1 --results first-look.md
 
 Ours answers as N requests to one scheduler with 32 slots; the peer gets them as one batch of equal lengths, which is
-the best case for it. Questions alternate between the two, so that a busy neighbour slows both.
+the best case for it. A last row is nearer to life: twice as many requests as slots, of 1/8 to all of --tokens, which
+the peer answers batch by batch. Questions alternate between the two, so that a busy neighbour slows both.
 """
 
 from __future__ import annotations
@@ -93,16 +94,26 @@ class Peer:
         )
         self.about = json.loads(self._line())
 
-    def ask(self, prompts: list[list[int]], max_tokens: int) -> dict[str, Any]:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._line())
+    def ask(self, prompts: list[list[int]], lengths: list[int], batch: int) -> dict[str, Any]:
+        """In batches of `batch`, each until its longest answer is done."""
+        seconds, tokens = 0.0, []
+        for start in range(0, len(prompts), batch):
+            part = slice(start, start + batch)
+            answer = self._ask({"prompts": prompts[part], "max_tokens": max(lengths[part])})
+            seconds += answer["seconds"]
+            tokens += [row[:length] for row, length in zip(answer["tokens"], lengths[part], strict=True)]
+        return {"seconds": seconds, "tokens": tokens}
 
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._line())
 
     def _line(self) -> str:
         assert self._process.stdout
@@ -112,16 +123,17 @@ class Peer:
         return line
 
 
-def measure(ours: Any, peer: Peer, prompts: list[list[int]], max_tokens: int, repeats: int) -> dict[str, Any]:
+def measure(ours: Any, peer: Peer, prompts: list[list[int]], lengths: list[int], repeats: int) -> dict[str, Any]:
     """Medians over `repeats` alternations, after one that is not counted."""
     rows = []
-    calls = ours.record(prompts, max_tokens)
+    batch = ours.engine.max_concurrent_decodes
+    calls = ours.record(prompts, lengths)
     for _ in range(repeats + 1):
-        mine, theirs = ours.ask(prompts, max_tokens), peer.ask(prompts, max_tokens)
+        mine, theirs = ours.ask(prompts, lengths), peer.ask(prompts, lengths, batch)
         rows.append((mine, theirs, ours.replay(calls)))
-    same = sum(list(a) == b for a, b in zip(rows[0][0]["tokens"], rows[0][1]["tokens"], strict=True))
+    same = sum(a == b for a, b in zip(rows[0][0]["tokens"], rows[0][1]["tokens"], strict=True))
     rows = rows[1:]
-    total = len(prompts) * max_tokens
+    total = sum(lengths)
     ours_speed = statistics.median(total / mine["seconds"] for mine, _, _ in rows)
     peer_speed = statistics.median(total / theirs["seconds"] for _, theirs, _ in rows)
     return {
@@ -140,7 +152,7 @@ def render(rows: list[dict[str, Any]], heading: dict[str, str]) -> str:
     lines += [f"- {name}: {value}" for name, value in heading.items()]
     lines += [
         "",
-        "| concurrent requests | ours, tokens/s | transformers, tokens/s | ratio | outside the compiled functions "
+        "| requests at once | ours, tokens/s | transformers, tokens/s | ratio | outside the compiled functions "
         "| engine thread not waiting | same tokens |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
@@ -154,7 +166,8 @@ def render(rows: list[dict[str, Any]], heading: dict[str, str]) -> str:
         "Wall time from the first submission to the last token, prefill included; medians. Ratio: of the pairs run one",
         "after the other. Outside the compiled functions: 1 - (the same calls replayed with nobody looking at the",
         "tokens) / (the scheduler's wall time). Engine thread not waiting: its share of work that hides behind the",
-        "device's. Same tokens: greedy answers identical to the peer's, token for token, float32.",
+        "device's. Same tokens: greedy answers identical to the peer's, token for token, float32. Last row: answers of",
+        "1/8 to all of that length, twice as many as there are slots, which the peer answers batch by batch.",
         "",
     ]
     return "\n".join(lines)
@@ -194,9 +207,13 @@ def main() -> int:
         peer = Peer(python, path)
         draw = np.random.default_rng(0)
         rows = []
-        for count in args.requests:
+        mixed = 2 * max(args.requests)
+        for count in (*args.requests, mixed):
             prompts = draw.integers(3, config.vocab_size, (count, args.prompt)).tolist()
-            rows.append(measure(ours, peer, prompts, args.tokens, args.repeats))
+            lengths = [args.tokens] * count
+            if count == mixed:
+                lengths = draw.integers(args.tokens // 8, args.tokens, count, endpoint=True).tolist()
+            rows.append(measure(ours, peer, prompts, lengths, args.repeats))
             print({key: round(value, 3) for key, value in rows[-1].items()}, flush=True)
         peer.close()
         ours.scheduler.close()
@@ -207,7 +224,8 @@ def main() -> int:
         "model": f"{args.model or 'random weights'}: {config.num_layers} layers of {config.hidden_size}, "
         f"vocabulary {config.vocab_size}, float32",
         "question": f"{args.prompt} prompt tokens, {args.tokens} drawn greedily, {args.repeats} repeats",
-        "ours": f"jax {jax.__version__}, 32 slots of 512, compiled ahead in {ours.warm_up_seconds:.0f} s",
+        "ours": f"jax {jax.__version__}, {max(args.requests)} slots of {ours.engine.max_length}, "
+        f"compiled ahead in {ours.warm_up_seconds:.0f} s",
         "peer": f"{peer.about['versions']}, attention {peer.about['attention']}",
     }
     args.results.write_text(render(rows, heading))

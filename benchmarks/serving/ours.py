@@ -26,21 +26,21 @@ class Ours:
         self.warm_up_seconds = time.perf_counter() - started
         self.scheduler = Scheduler(self.engine, tokenizer, SchedulerConfig(queue=4 * slots)).start()
 
-    def ask(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> dict[str, Any]:
-        """All prompts at once, greedy, each to its full length."""
+    def ask(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> dict[str, Any]:
+        """All prompts at once, greedy; the i-th answer has `lengths[i]` tokens."""
         stats = self.scheduler.stats
         before = stats.steps, stats.step_seconds, stats.host_seconds
         started = time.perf_counter()
         handles = [
-            self.scheduler.submit(Request(tuple(p), max_tokens, SamplingParams(temperature=0), ignore_eos=True))
-            for p in prompts
+            self.scheduler.submit(Request(tuple(prompt), length, SamplingParams(temperature=0), ignore_eos=True))
+            for prompt, length in zip(prompts, lengths, strict=True)
         ]
-        tokens = [handle.result().token_ids for handle in handles]
+        tokens = [list(handle.result().token_ids) for handle in handles]
         seconds = time.perf_counter() - started
         steps, busy, host = (now - then for now, then in zip(_totals(stats), before, strict=True))
         return {"seconds": seconds, "tokens": tokens, "steps": steps, "busy": busy, "host": host}
 
-    def record(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[tuple[str, tuple, dict]]:
+    def record(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[tuple[str, tuple, dict]]:
         """What the scheduler asks of the engine to answer: names and arguments, states and prefixes left out."""
         calls: list[tuple[str, tuple, dict]] = []
         originals = {name: getattr(self.engine, name) for name in CALLS}
@@ -55,7 +55,7 @@ class Ours:
         for name in CALLS:
             setattr(self.engine, name, recorder(name))
         try:
-            self.ask(prompts, max_tokens)
+            self.ask(prompts, lengths)
         finally:
             for name in CALLS:
                 delattr(self.engine, name)
