@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from maxllm import summary
+from maxllm.batch import Batch
 from maxllm.config.devices import peak_flops
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
@@ -156,7 +158,7 @@ class _Run:
 
     def _steps(self, signals: Signals) -> None:
         loop, compiled_at = self.loop, self.step + 1
-        batches = self.loader.iterate(self.step)
+        batches = self._batches()
         while self.step < loop.steps:
             self.state, metrics = self.train_step(self.state, place_batch(next(batches), self.mesh))
             self.step += 1
@@ -177,6 +179,22 @@ class _Run:
             if stop:
                 self.display.say(f"saved step {self.step}; run the same command to go on")
                 raise Interrupted(stop)
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches from this step on, made ahead; made here if whoever makes them ahead is gone.
+
+        A signal to the whole process group (Ctrl-C, SLURM) ends the prefetching processes at once, and the steps to
+        the common stop still need their batches.
+        """
+        ahead = self.loader.iterate(self.step)
+        for k in itertools.count(self.step):
+            try:
+                batch = next(ahead)
+            except Exception as error:
+                batch = self.loader.batch(k)  # raises the true reason if it is one of the data's
+                self.display.say(f"prefetching ended ({type(error).__name__}); the trainer makes its batches itself")
+                ahead = map(self.loader.batch, itertools.count(k + 1))
+            yield batch
 
     def _report(self, *, evaluate: bool) -> None:
         """Fetch what has gathered on the devices, refuse NaN, write a line a step, show the newest."""

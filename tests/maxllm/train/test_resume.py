@@ -153,6 +153,22 @@ def test_a_signal_saves_before_leaving(
 
 
 @pytest.mark.slow
+def test_a_dead_prefetching_process_changes_nothing(truth: Path, base_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = run_of(base_settings, tmp_path)
+    settings = {**settings, "data": {**settings["data"], "workers": 1}}
+    with trainer(settings, tmp_path) as (process, output):
+        until(lambda: steps_written(tmp_path) >= 5, process, output)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            children += path.read_text().split()
+        for child in set(children):
+            os.kill(int(child), signal.SIGTERM)
+        assert process.wait(LIMIT) == 0, output.read_text()
+    assert "the trainer makes its batches itself" in output.read_text()
+    assert_same_run(tmp_path, truth)
+
+
+@pytest.mark.slow
 def test_a_truncated_newest_checkpoint_falls_back_and_changes_nothing(
     truth: Path, base_settings: dict[str, Any], tmp_path: Path
 ) -> None:
