@@ -53,9 +53,7 @@ def read(path: Path) -> Tree:
         if node is None:
             return Tree({}, origins)
         if not isinstance(node, yaml.MappingNode):
-            raise UserError(
-                f"{path}: is a {node.tag.rpartition(':')[2].replace('seq', 'list').replace('str', 'string')}, not a mapping of sections"
-            )
+            raise UserError(f"{path}: is not a mapping of sections")
         _record(node, (), path, origins)
         return Tree(loader.construct_document(node), origins)
     except yaml.YAMLError as error:

@@ -53,7 +53,7 @@ stages:
     config: {{model: "{{run}}/train", tokens: ["{{run}}/tokens"], max_documents: 3}}
     outputs: ["{{run}}/train/eval"]
   - verb: export
-    arguments: ["{{run}}/train", "{{run}}/export"]
+    arguments: ["{{run}}/train", "{{run}}/export", "--overwrite"]
     outputs: ["{{run}}/export/model.safetensors"]
   - verb: serve
     arguments: ["{{run}}/export", "engine.slots=2", "engine.max_length=128", "--check", "the quick"]

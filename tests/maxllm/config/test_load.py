@@ -84,7 +84,7 @@ def test_maps_merge_and_lists_replace(tmp_path: Path) -> None:
         ("data: {sequence_length: 4096}", [], ["mine.yml", "data.sequence_length 4096", "model.max_positions 2048"]),
         ("optimizer: {b1: 1, b1: 2}", [], ["mine.yml:1", "optimizer.b1 is given twice"]),
         ("optimizer: [", [], ["mine.yml", "not YAML"]),
-        ("- 1", [], ["mine.yml", "is a list"]),
+        ("- 1", [], ["mine.yml", "not a mapping"]),
         ("kind: serve", [], ["mine.yml", "`serve` config"]),
         ("base: nowhere", [], ["nowhere", "no such config file"]),
         ("base: mine.yml", [], ["mine.yml", "its own base"]),
