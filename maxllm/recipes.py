@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def run(recipe: RecipeConfig, console: Console | None = None) -> dict[str, Any]:
                 f"{title} [dim]is done already ({manifest['seconds']:.0f} s then)[/dim] {manifest['summary']}"
             )
         else:
-            console.print(f"{title} [dim]{' '.join(['maxllm', *stage.command])}[/dim]")
+            console.print(f"{title} [dim]{shlex.join(['maxllm', *stage.command])}[/dim]", soft_wrap=True)
             manifest = _run_stage(stage, run_dir)
             _write_atomically(manifest_path, json.dumps(manifest, indent=1))
         manifests[stage.label] = manifest

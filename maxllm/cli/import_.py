@@ -1,8 +1,9 @@
-"""Make a run directory of a Hugging Face folder (Llama), to be evaluated, served, exported or trained from.
+"""Make a run directory of a Hugging Face folder (Llama), to evaluate, serve, export or begin training with.
 
 examples:
   maxllm import downloads/llama-2-7b runs/llama2
   maxllm import mymodel runs/mine && maxllm generate runs/mine "def main("
+  maxllm train mine.yml train.init_from=runs/mine             (tokenized with its tokenizer: tokenizer.path=mymodel)
 """
 
 from __future__ import annotations

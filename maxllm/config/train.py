@@ -114,6 +114,9 @@ class LoopConfig(Section):
     run_dir: str = "runs/train"
     steps: PositiveInt = 1000
     seed: int = Field(0, description="parameter initialisation")
+    init_from: str | None = Field(
+        None, description="a run, checkpoint or Hugging Face folder whose parameters a new run begins with"
+    )
     accumulation_steps: PositiveInt = 1
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 500

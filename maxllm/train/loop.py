@@ -37,7 +37,7 @@ from maxllm.parallel.mesh import make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
 from maxllm.tokenizer import Tokenizer
 from maxllm.train import run_dir as run_folder
-from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, pack_tokenizer
+from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, load_any, pack_tokenizer
 from maxllm.train.flops import flops_per_token
 from maxllm.train.guard import Diverged, Interrupted, Signals, check_finite
 from maxllm.train.metrics import METRICS, Display, Pace, Record, Writer, read, resident_bytes
@@ -121,11 +121,28 @@ class _Run:
         target = abstract_state(shapes, optimizer, self.mesh)
         restored = self.checkpoints.restore({"parameters": target.parameters, "optimizer": target.optimizer})
         if restored is None:
-            model = create(self.config.model, self.config.compute, self.mesh, self.loop.seed)
+            if self.loop.init_from:
+                model = nnx.merge(structure, self._given_parameters(self.loop.init_from))
+            else:
+                model = create(self.config.model, self.config.compute, self.mesh, self.loop.seed)
             return create_state(model, optimizer, self.mesh)
         step = jax.device_put(np.int32(restored.step), target.step.sharding)
         self.display.say(f"going on from the checkpoint of step {restored.step} in {self.checkpoints.folder}")
         return structure, TrainState(step, restored.trees["parameters"], restored.trees["optimizer"])
+
+    def _given_parameters(self, path: str) -> nnx.State:
+        """Another model's parameters. Raises UserError unless shape and tokenizer are this run's."""
+        model, tokenizer, shape = load_any(path, mesh=self.mesh)
+        if shape != self.config.model:
+            ours, theirs = self.config.model.model_dump(), shape.model_dump()
+            differing = [f"model.{k}={theirs[k]}" for k in ours if ours[k] != theirs[k]]
+            raise UserError(f"train.init_from {path} is of another shape; to begin with it, set {' '.join(differing)}")
+        if tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                f"train.init_from {path} has another tokenizer than the data; tokenize with tokenizer.path={path}"
+            )
+        self.display.say(f"beginning with the parameters of {path}")
+        return nnx.split(model)[1]
 
     # The loop -----------------------------------------------------------------------------------
 

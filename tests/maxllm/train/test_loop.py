@@ -188,3 +188,21 @@ def test_loading_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
         load_any(tmp_path)
     with pytest.raises(UserError, match="neither a run directory"):
         load_any(tmp_path / "absent")
+
+
+def test_a_run_may_begin_with_another_ones_parameters(configured: Configured, tmp_path: Path) -> None:
+    first = loop.train(configured())
+    given = str(configured().train.run_dir)
+    begun = configured(
+        train={"steps": 2, "run_dir": str(tmp_path / "second"), "init_from": given},
+        schedule={"warmup_steps": 0},
+        optimizer={"learning_rate": 1e-9},
+    )
+    assert abs(loop.train(begun)["held_out_loss"] - first["held_out_loss"]) < 1e-3
+    other = configured(
+        model={"num_layers": 3},
+        train={"steps": 1, "run_dir": str(tmp_path / "third"), "init_from": given},
+        schedule={"warmup_steps": 0},
+    )
+    with pytest.raises(UserError, match="another shape.*model.num_layers=2"):
+        loop.train(other)
