@@ -31,19 +31,19 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     code = run_verb.run(args)
     if code == 0:
-        _summary(Path(resolve(RecipeConfig, RECIPE, args.overrides).config.run_dir), time.monotonic() - began)
+        _summary(resolve(RecipeConfig, RECIPE, args.overrides).config, time.monotonic() - began)
     return code
 
 
-def _summary(run_dir: Path, seconds: float) -> None:
+def _summary(recipe: RecipeConfig, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    run_dir = Path(recipe.run_dir)
     table = Table(title=f"{run_dir}: {seconds:.0f} s", show_lines=True)
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     table.add_column("what it did", overflow="fold")
-    recipe = resolve(RecipeConfig, RECIPE).config
     for stage in recipe.stages:
         manifest = json.loads((run_dir / "stages" / f"{stage.label}.json").read_text())
         table.add_row(stage.label, f"{manifest['seconds']:.0f}", manifest["summary"])

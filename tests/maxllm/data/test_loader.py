@@ -91,9 +91,8 @@ def test_an_epoch_holds_every_next_token_once(tokens, length):
             whole.update(zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True))
         assert packed == whole
         assert np.array_equal(batch.weights, real.astype(np.float32))
-        # Rows of padding: the last of each of the two shards, and a hundredth for short pieces that found no partner
-        # (the documents are this Python's own, so how many there are differs between versions).
-        assert (1 - real.mean()) * len(source) < 2 + len(source) / 100
+        # Rows of padding: the last of each of the two shards, and less than one more for pieces without a partner.
+        assert (1 - real.mean()) * len(source) < 3
 
 
 def test_the_documents_are_the_texts(tokens, documents_file):
