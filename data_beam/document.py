@@ -63,6 +63,18 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """A change to a document that was decided beside it: spans of characters [start, end) to take out, keys to add.
+
+    Spans are offsets into the text as it was when the edit was made; they may overlap and touch.
+    """
+
+    reason: str
+    remove: tuple[tuple[int, int], ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A dropped document with its reason, kept so that one can look."""
 

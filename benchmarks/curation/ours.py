@@ -32,7 +32,9 @@ from data_beam.stages.quality import (
 )
 from data_beam.text.signals import Signals
 from data_beam.text.words import word_hashes
-from maxllm.config.curate import CurateConfig, FuzzyDedupConfig, QualityConfig
+from maxllm.config.curate import CurateConfig
+from maxllm.config.dedup import FuzzyDedupConfig
+from maxllm.config.rules import QualityConfig
 
 FOLDER = Path(sys.argv[1])
 QUALITY, FUZZY = QualityConfig(), FuzzyDedupConfig()

@@ -16,7 +16,7 @@ from data_beam.dedup.nodes import node_of
 from data_beam.dedup.signature import MinHasher
 from data_beam.document import Document, Drop
 from data_beam.text.signals import signals_of
-from maxllm.config.curate import FuzzyDedupConfig
+from maxllm.config.dedup import FuzzyDedupConfig
 
 
 class _BandKeys(beam.DoFn):

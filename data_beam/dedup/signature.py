@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from data_beam.text.words import ngram_hashes
-from maxllm.config.curate import FuzzyDedupConfig
+from maxllm.config.dedup import FuzzyDedupConfig
 
 # Shingles a block of permutations works on at once: its table stays in the processor's cache.
 _BLOCK = 1024

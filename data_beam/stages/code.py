@@ -6,7 +6,7 @@ import ast
 import warnings
 
 from data_beam.document import Document, Drop
-from maxllm.config.curate import CodeConfig
+from maxllm.config.code import CodeConfig
 
 
 def python_syntax(source: str, max_characters: int) -> Drop | None:

@@ -16,7 +16,7 @@ from data_beam.document import Document, Drop
 from data_beam.stages.files import expand, read_lines
 from data_beam.text.signals import signals_of
 from data_beam.text.words import ngram_hashes, normalised_words, word_hashes
-from maxllm.config.curate import DecontaminationConfig
+from maxllm.config.decontaminate import DecontaminationConfig
 from maxllm.config.errors import UserError
 
 

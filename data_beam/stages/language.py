@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_beam.document import Document, Drop
-from maxllm.config.curate import LanguageConfig
 from maxllm.config.errors import UserError
+from maxllm.config.language import LanguageConfig
 
 # The head of a text decides; a 50 MB page must not cost a minute.
 CHARACTERS_READ = 20_000

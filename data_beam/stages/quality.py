@@ -10,7 +10,7 @@ import re
 
 from data_beam.document import Document, Drop
 from data_beam.text.signals import Signals, count_sentences, signals_of
-from maxllm.config.curate import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, QualityConfig
+from maxllm.config.rules import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, QualityConfig
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 BULLETS = ("•", "-", "*", "‣", "●", "▪", "◦")

@@ -10,17 +10,27 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from maxllm.config.classify import ClassifierConfig
+from maxllm.config.code import CodeConfig
+from maxllm.config.decontaminate import DecontaminationConfig
+from maxllm.config.dedup import ExactDedupConfig, FuzzyDedupConfig, LineDedupConfig
+from maxllm.config.dedup_text import SemanticDedupConfig, SubstringDedupConfig
+from maxllm.config.language import LanguageConfig
+from maxllm.config.perplexity import PerplexityConfig
+from maxllm.config.pii import PiiConfig
+from maxllm.config.rules import QualityConfig
 from maxllm.config.section import Section
+from maxllm.config.toxicity import ToxicityConfig
 
 
 class InputConfig(Section):
     """One source of documents. The last two formats are the default corpus: this machine's own Python."""
 
-    format: Literal["jsonl", "parquet", "warc", "html", "tfds", "python-docs", "python-source"]
+    format: Literal["jsonl", "parquet", "warc", "html", "hf", "tfds", "python-docs", "python-source"]
     paths: list[str] = Field(default_factory=list, description="files, folders or globs; gs:// and s3:// through Beam")
     name: str | None = Field(None, description="Document.source; the record's own, else the format, when absent")
-    text_key: str = Field("text", description="of jsonl, parquet and tfds")
-    split: str = Field("train", description="of tfds")
+    text_key: str = Field("text", description="of jsonl, parquet, hf and tfds")
+    split: str = Field("train", description="of hf and tfds")
     limit: int | None = Field(
         None, gt=0, description="at most this many: pages and files by lowest hash, records first come"
     )
@@ -47,118 +57,21 @@ class ExtractConfig(Section):
     timeout_seconds: float = Field(20.0, gt=0, description="a page that takes longer becomes a dead letter")
 
 
-class LanguageConfig(Section):
-    """fastText lid.176; the mission's confidence is > 0.8, RefinedWeb's and FineWeb's 0.65."""
+class SignalsConfig(Section):
+    """Measuring apart from deciding: what was measured can stay with the document, for other thresholds later."""
 
-    enabled: bool = True
-    model: str | None = Field(None, description="path of lid.176.bin; the bundled lid.176.ftz when absent")
-    languages: list[str] = Field(default_factory=lambda: ["en"])
-    min_confidence: float = Field(0.8, ge=0, le=1)
-
-
-class GopherQuality(Section):
-    """Rae et al. 2021 (arXiv 2112.11446), appendix A.1.1."""
-
-    enabled: bool = True
-    min_words: int | None = 50
-    max_words: int | None = 100_000
-    min_mean_word_length: float | None = 3
-    max_mean_word_length: float | None = 10
-    max_symbol_word_ratio: float | None = 0.1
-    max_bullet_line_fraction: float | None = 0.9
-    max_ellipsis_line_fraction: float | None = 0.3
-    min_alphabetic_word_fraction: float | None = 0.8
-    min_stop_words: int | None = Field(2, description="distinct ones of eight English words; null for other languages")
-
-
-class GopherRepetition(Section):
-    """Rae et al. 2021 (arXiv 2112.11446), table A1."""
-
-    enabled: bool = True
-    max_duplicate_line_fraction: float | None = 0.30
-    max_duplicate_paragraph_fraction: float | None = 0.30
-    max_duplicate_line_character_fraction: float | None = 0.20
-    max_duplicate_paragraph_character_fraction: float | None = 0.20
-    max_top_ngram_character_fraction: dict[int, float | None] = {2: 0.20, 3: 0.18, 4: 0.16}
-    max_duplicate_ngram_character_fraction: dict[int, float | None] = {
-        5: 0.15,
-        6: 0.14,
-        7: 0.13,
-        8: 0.12,
-        9: 0.11,
-        10: 0.10,
-    }
-
-
-class C4Quality(Section):
-    """Raffel et al. 2020 (arXiv 1910.10683), section 2.2. Line rules remove lines, page rules drop the page."""
-
-    enabled: bool = True
-    terminal_punctuation: bool = True
-    remove_citations: bool = Field(True, description="[1], [edit], [citation needed]: in the code, not in the paper")
-    min_words_per_line: int | None = 3
-    min_sentences: int | None = 5
-    max_word_length: int | None = 1000
-    drop_javascript_lines: bool = True
-    drop_policy_lines: bool = True
-    drop_lorem_ipsum: bool = True
-    drop_curly_brace: bool = True
-
-
-class FineWebQuality(Section):
-    """Penedo et al. 2024 (arXiv 2406.17557), section 3.6; values of the published code."""
-
-    enabled: bool = True
-    min_line_punctuation_ratio: float | None = 0.12
-    max_short_line_ratio: float | None = 0.67
-    short_line_length: int = 30
-    max_duplicate_line_character_ratio: float | None = 0.01
-    max_newline_word_ratio: float | None = 0.3
-
-
-class QualityConfig(Section):
-    gopher: GopherQuality = GopherQuality()
-    repetition: GopherRepetition = GopherRepetition()
-    c4: C4Quality = C4Quality()
-    fineweb: FineWebQuality = FineWebQuality()
-
-
-class CodeConfig(Section):
-    """Source files must parse. Documents whose metadata.content_type is `code` take this instead of prose rules."""
-
-    enabled: bool = True
-    max_characters: PositiveInt = Field(1_000_000, description="longer files are dropped, unparsed")
-
-
-class ExactDedupConfig(Section):
-    enabled: bool = True
-
-
-class FuzzyDedupConfig(Section):
-    """MinHash-LSH: Broder 1997; 14 bands of 8 rows over word 5-grams is FineWeb's (threshold about 0.72)."""
-
-    enabled: bool = True
-    ngram: PositiveInt = 5
-    bands: PositiveInt = 14
-    rows: PositiveInt = 8
-    seed: int = 1
-    rounds: int = Field(2, ge=0, description="of joining in parallel before one worker ends it; same result for any")
-
-
-class DecontaminationConfig(Section):
-    """Text overlapping an evaluation item drops the document. Each of `text_keys` that a line has is an item."""
-
-    enabled: bool = True
-    paths: list[str] = Field(default_factory=list, description="files or globs of JSON lines, an evaluation item each")
-    text_keys: list[str] = Field(default_factory=lambda: ["text", "question", "answer"])
-    ngram: PositiveInt = 13
-    threshold: float = Field(0.8, gt=0, le=1, description="share of an item's n-grams found in the document")
-    min_words: PositiveInt = Field(5, description="shorter items, such as an answer that is a number, are left out")
+    store: bool = Field(
+        False, description="keep every measured value in metadata.signals; a later run reads them there"
+    )
+    decide: bool = Field(True, description="false: measure and store only; no rule, model or score drops a document")
 
 
 class OutputConfig(Section):
     path: str = "runs/documents"
     format: Literal["jsonl.gz", "jsonl.zst", "jsonl", "parquet"] = "jsonl.zst"
+    source: str = Field(
+        "{source}", description="Document.source as written; {language} or any key of metadata routes into mixtures"
+    )
 
 
 class CurateConfig(Section):
@@ -166,12 +79,20 @@ class CurateConfig(Section):
     inputs: list[InputConfig] = Field(default_factory=list)
     url: UrlConfig = UrlConfig()
     extract: ExtractConfig = ExtractConfig()
+    pii: PiiConfig = PiiConfig()
     language: LanguageConfig = LanguageConfig()
     quality: QualityConfig = QualityConfig()
     code: CodeConfig = CodeConfig()
+    classifiers: list[ClassifierConfig] = Field(default_factory=list)
+    toxicity: ToxicityConfig = ToxicityConfig()
+    perplexity: PerplexityConfig = PerplexityConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     exact_dedup: ExactDedupConfig = ExactDedupConfig()
     fuzzy_dedup: FuzzyDedupConfig = FuzzyDedupConfig()
-    decontamination: DecontaminationConfig = DecontaminationConfig()
+    line_dedup: LineDedupConfig = LineDedupConfig()
+    substring_dedup: SubstringDedupConfig = SubstringDedupConfig()
+    semantic_dedup: SemanticDedupConfig = SemanticDedupConfig()
+    signals: SignalsConfig = SignalsConfig()
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from data_beam.dedup.exact import ExactDuplicates, fingerprint
 from data_beam.dedup.minhash import FuzzyDuplicates
 from data_beam.dedup.nodes import smallest_reachable
 from data_beam.document import Document
-from maxllm.config.curate import FuzzyDedupConfig
+from maxllm.config.dedup import FuzzyDedupConfig
 
 CONFIG = FuzzyDedupConfig()
 

@@ -10,7 +10,7 @@ from data_beam.dedup.nodes import id_of, node_of, smallest_reachable
 from data_beam.dedup.signature import MinHasher
 from data_beam.document import Document
 from data_beam.text.words import normalised_words, word_hashes
-from maxllm.config.curate import FuzzyDedupConfig
+from maxllm.config.dedup import FuzzyDedupConfig
 
 HASHER = MinHasher(FuzzyDedupConfig())
 

@@ -6,7 +6,7 @@ import pytest
 
 from data_beam.document import Document
 from data_beam.stages.code import CodeSyntax, python_syntax
-from maxllm.config.curate import CodeConfig
+from maxllm.config.code import CodeConfig
 
 DEEP = 100_000
 

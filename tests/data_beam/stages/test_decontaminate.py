@@ -10,7 +10,7 @@ from data_beam.document import Document, Drop
 from data_beam.stages.decontaminate import Decontaminate, Index, Item, read_items
 from data_beam.text.signals import Signals
 from data_beam.text.words import normalised_words
-from maxllm.config.curate import DecontaminationConfig
+from maxllm.config.decontaminate import DecontaminationConfig
 from maxllm.config.errors import UserError
 
 

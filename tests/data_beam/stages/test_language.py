@@ -7,8 +7,8 @@ import pytest
 
 from data_beam.document import Document, Drop
 from data_beam.stages.language import CHARACTERS_READ, Language
-from maxllm.config.curate import LanguageConfig
 from maxllm.config.errors import UserError
+from maxllm.config.language import LanguageConfig
 
 ENGLISH = "The ship left the harbour early in the morning, before anyone in the town was awake."
 GERMAN = "Das Schiff verließ den Hafen früh am Morgen, bevor jemand in der Stadt wach war."

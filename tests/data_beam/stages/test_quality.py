@@ -13,7 +13,7 @@ from data_beam.stages.quality import (
     without_lines,
 )
 from data_beam.text.signals import Signals
-from maxllm.config.curate import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, QualityConfig
+from maxllm.config.rules import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, QualityConfig
 
 GOPHER_OFF = GopherQuality(**{name: None for name in GopherQuality.model_fields if name != "enabled"})
 REPETITION_OFF = GopherRepetition(
