@@ -1,13 +1,14 @@
-"""The curation pipeline: read → url → extract → language → quality → code → decontamination → dedup → outputs.
+"""The graph of curation: its first phase, read → url → extract → ... → decontamination, and its last.
 
-Everything up to dedup happens to a document in one place, so that its text is read once. Dedup shuffles hashes, ages
-and ids only; text crosses one shuffle, the join that applies dedup's verdicts. Every document read ends as exactly one
-of kept, rejected or dead, and a run that cannot show it by counting its outputs fails.
+Whatever one document decides happens to it in one place, so that its text is read once. What needs more than one
+document comes in phases of its own (data_beam/pipeline.py), which shuffle names, hashes and verdicts, never a text.
+Every document read ends as exactly one of kept, rejected or dead, and a run that cannot show it fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
@@ -16,25 +17,25 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from data_beam.child import ChildError, describe
-from data_beam.dedup.exact import ExactDuplicates
-from data_beam.dedup.minhash import FuzzyDuplicates
 from data_beam.document import DeadLetter, Document, Drop, Rejected
 from data_beam.io import source
-from data_beam.io.sinks import WriteOutcomes
+from data_beam.parts import WriteParts
+from data_beam.phases import Job
 from data_beam.progress import count
-from data_beam.report.manifest import write_manifest
 from data_beam.report.summary import Summarise
 from data_beam.stages.code import CodeSyntax
 from data_beam.stages.decontaminate import Decontaminate
 from data_beam.stages.extract import Extract
 from data_beam.stages.language import Language
 from data_beam.stages.quality import Quality
+from data_beam.stages.stage import Stage, without_signals
 from data_beam.stages.url import UrlFilter
+from data_beam.verdicts import Part, ReadParts
 from maxllm.config.curate import CurateConfig, InputConfig
 
 REJECTED, DEAD = "rejected", "dead"
-STAGES = ("read", "url", "extract", "language", "quality", "code", "decontamination", "exact_dedup", "fuzzy_dedup")
-Stage = Callable[[Document], Document | Drop]
+Step = Callable[[Document], Document | Drop]
+BETWEEN = "jsonl.zst"  # the format of what one phase leaves to the next, of rejects and of dead letters
 
 
 def stages_before_extraction(config: CurateConfig) -> list[Stage]:
@@ -73,21 +74,30 @@ class ApplyStages(beam.DoFn):
         self.config, self.make_stages = config, make_stages
 
     def setup(self) -> None:
-        self.stages = self.make_stages(self.config)
+        self.steps = [(stage.name, step_of(stage, self.config)) for stage in self.make_stages(self.config)]
 
     def process(self, document: Document) -> Iterator[Any]:
-        outcome = apply(self.stages, document)
+        outcome = apply(self.steps, document)
         if not isinstance(outcome, Document):
             count("dropped" if isinstance(outcome, Rejected) else "failed")
         yield tagged(outcome)
 
 
-def apply(stages: Iterable[Stage], document: Document) -> Document | Rejected | DeadLetter:
-    for stage in stages:
+def step_of(stage: Any, config: CurateConfig) -> Step:
+    """What is done with a document: the stage's shortest way to a verdict, or measuring, with or without deciding."""
+    if not config.signals.decide:
+        return stage.measure if hasattr(stage, "measure") else lambda document: document
+    if config.signals.store and hasattr(stage, "measure"):
+        return lambda document: stage.decide(stage.measure(document))
+    return stage
+
+
+def apply(steps: Iterable[tuple[str, Step]], document: Document) -> Document | Rejected | DeadLetter:
+    for name, step in steps:
         try:
-            result = stage(document)
+            result = step(document)
         except Exception as error:
-            return DeadLetter(where(document), stage.name, describe(error))  # type: ignore[attr-defined]
+            return DeadLetter(where(document), name, describe(error))
         if isinstance(result, Drop):
             return Rejected(document, result)
         document = result
@@ -138,16 +148,6 @@ class ExtractText(beam.DoFn):
         return Rejected(document, result) if isinstance(result, Drop) else result
 
 
-class Decide(beam.DoFn):
-    """(id, documents and dedup's verdicts on them) -> kept or rejected. An exact copy is called that."""
-
-    def process(self, element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[Any]:
-        _, group = element
-        drops = sorted(group["drops"], key=lambda drop: (drop.reason, str(drop.value)))
-        for document in group["documents"]:
-            yield tagged(Rejected(document, drops[0]) if drops else document)
-
-
 def where(document: Document) -> str:
     metadata = document.metadata
     name = metadata.get("url") or metadata.get("path") or metadata.get("module")
@@ -167,14 +167,15 @@ def _in_global_window(item: Any) -> Any:
     return WindowedValue(item, window.max_timestamp(), [window])
 
 
-class Curate(beam.PTransform):
-    """The whole pipeline over one config; writes below `folder`, its manifest last."""
+class Filter(beam.PTransform):
+    """The first phase: everything that is decided by one document alone. Writes what is left for the next phase, or,
+    as the only phase, as a run leaves it."""
 
-    def __init__(self, config: CurateConfig, folder: str) -> None:
+    def __init__(self, config: CurateConfig, job: Job, *, only: bool) -> None:
         super().__init__()
-        self.config, self.folder = config, folder
+        self.config, self.job, self.only = config, job, only
 
-    def expand(self, root: beam.Pipeline) -> None:
+    def expand(self, root: beam.Pipeline) -> beam.PCollection:
         config = self.config
         rejected: list[beam.PCollection] = []
         dead: list[beam.PCollection] = []
@@ -197,40 +198,108 @@ class Curate(beam.PTransform):
         if config.extract.enabled:
             documents = outcomes("Extract", documents, ExtractText(config))
         documents = outcomes("Rules", documents, ApplyStages(config, stages_after_extraction))
-
-        drops = []
-        if config.exact_dedup.enabled:
-            drops.append(documents | "ExactDuplicates" >> ExactDuplicates())
-        if config.fuzzy_dedup.enabled:
-            drops.append(documents | "FuzzyDuplicates" >> FuzzyDuplicates(config.fuzzy_dedup))
-        if drops:
-            by_id = documents | "ById" >> beam.Map(lambda document: (document.id, document))
-            verdicts = drops | "AllDrops" >> beam.Flatten()
-            joined = {"documents": by_id, "drops": verdicts} | "Join" >> beam.CoGroupByKey()
-            documents = outcomes("Decide", joined, Decide())
-
-        all_rejected = rejected | "AllRejected" >> beam.Flatten()
-        all_dead = dead | "AllDead" >> beam.Flatten()
-        counts = read | "AllRead" >> beam.Flatten() | "CountRead" >> beam.combiners.Count.Globally()
-        summary = (
-            (documents, all_rejected, all_dead)
-            | "AllOutcomes" >> beam.Flatten()
-            | "Summarise" >> beam.CombineGlobally(Summarise())
-        )
-        folders = {
-            "documents": documents
-            | "WriteDocuments" >> WriteOutcomes(f"{self.folder}/documents", config.output.format),
-            "rejected": all_rejected | "WriteRejected" >> WriteOutcomes(f"{self.folder}/rejected", "jsonl.zst"),
-            "dead": all_dead | "WriteDead" >> WriteOutcomes(f"{self.folder}/dead", "jsonl.zst"),
-        }
-        (
+        if self.only:
+            documents = documents | "AsWritten" >> beam.Map(as_written, config)
+        return (
             root
-            | "Last" >> beam.Create([self.folder], reshuffle=False)
-            | "Manifest"
-            >> beam.Map(
-                write_manifest,
-                read=beam.pvalue.AsSingleton(counts),
-                summary=beam.pvalue.AsSingleton(summary),
-                **{name: beam.pvalue.AsList(files) for name, files in folders.items()},
+            | "Count" >> CountAll(read)
+            | "End"
+            >> WriteOutcomes(
+                self.job,
+                {"documents": [documents], "rejected": rejected, "dead": dead},
+                config.output.format if self.only else BETWEEN,
+                counted=("documents", "rejected", "dead") if self.only else ("rejected", "dead"),
             )
         )
+
+
+class Finish(beam.PTransform):
+    """The last phase: the documents with all verdicts applied, written as a run leaves them."""
+
+    def __init__(self, config: CurateConfig, parts: list[Part], job: Job) -> None:
+        super().__init__()
+        self.config, self.parts, self.job = config, parts, job
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection:
+        outputs = (
+            root
+            | "Parts" >> beam.Create(self.parts)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(ReadParts(outcomes=True))
+            | "Kept or not" >> beam.Map(tagged).with_outputs(REJECTED, main="kept")
+        )
+        kept = outputs.kept | "AsWritten" >> beam.Map(as_written, self.config)
+        return (
+            root
+            | "Nothing read" >> beam.Create([0], reshuffle=False)
+            | "End"
+            >> WriteOutcomes(
+                self.job,
+                {"documents": [kept], "rejected": [outputs[REJECTED]]},
+                self.config.output.format,
+                counted=("documents", "rejected"),
+            )
+        )
+
+
+class CountAll(beam.PTransform):
+    """How many there are, in several collections together."""
+
+    def __init__(self, collections: list[beam.PCollection]) -> None:
+        super().__init__()
+        self.collections = collections
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
+        return self.collections | beam.Flatten() | beam.combiners.Count.Globally()
+
+
+class WriteOutcomes(beam.PTransform):
+    """The number of documents read -> the end of a phase: its outcomes in files by folder, their summary."""
+
+    def __init__(
+        self, job: Job, folders: dict[str, list[beam.PCollection]], format: str, *, counted: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.job, self.folders, self.format, self.counted = job, folders, format, counted
+
+    def expand(self, read: beam.PCollection[int]) -> beam.PCollection:
+        flat = {name: each | f"All {name}" >> beam.Flatten() for name, each in self.folders.items()}
+        written = {
+            name: beam.pvalue.AsList(
+                outcomes
+                | f"Write {name}"
+                >> beam.ParDo(WriteParts(self.job.path(name), self.format if name == "documents" else BETWEEN))
+            )
+            for name, outcomes in flat.items()
+        }
+        summary = (
+            [flat[name] for name in self.counted]
+            | "Outcomes" >> beam.Flatten()
+            | "Summarise" >> beam.CombineGlobally(Summarise())
+        )
+        return read | "Finish" >> beam.Map(_finish, job=self.job, summary=beam.pvalue.AsSingleton(summary), **written)
+
+
+def _finish(read: int, job: Job, summary: dict[str, Any], **written: list[tuple[str, int]]) -> None:
+    files = {name: sorted(files) for name, files in written.items()}
+    job.finish(read=read, summary=summary, files=files)
+
+
+def as_written(document: Document, config: CurateConfig) -> Document:
+    """A document as a run leaves it: its source routed, measured values only if asked for."""
+    if not config.signals.store:
+        document = without_signals(document)
+    return routed(document, config.output.source)
+
+
+def routed(document: Document, template: str) -> Document:
+    """`source` by a template over metadata: `{source}/{language}`. A key the document lacks is `unknown`."""
+    if template == "{source}":
+        return document
+    values = _Known({**document.metadata, "source": document.source})
+    return replace(document, source=template.format_map(values))
+
+
+class _Known(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "unknown"

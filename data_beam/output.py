@@ -79,20 +79,20 @@ class Output:
                 return path.removesuffix(f"/{MANIFEST}")
         return None
 
-    def commit(self, run: str, files: Iterable[str], folders: Iterable[str]) -> None:
-        """Moves `files` (relative to `run`) into place; what else `folders` held is removed. Can be repeated."""
-        wanted = sorted(files)
+    def commit(self, moves: dict[str, str], folders: Iterable[str]) -> None:
+        """Moves files into place: name below the output -> where it is now. What else `folders` held is removed.
+
+        Can be repeated until it is done.
+        """
+        wanted = {self.join(*name.split("/")): staged for name, staged in sorted(moves.items())}
         _delete([path for path in (self.join(SUCCESS),) if FileSystems.exists(path)])
-        targets = {self.join(*name.split("/")) for name in wanted}
         for folder in folders:
-            _delete([path for path in files_below(self.join(folder)) if path not in targets])
+            _delete([path for path in files_below(self.join(folder)) if path not in wanted])
             make_folder(self.join(folder))
-        for name in wanted:
-            staged = FileSystems.join(run, *name.split("/"))
+        for target, staged in wanted.items():
             if FileSystems.exists(staged):  # else a killed commit moved it already
-                target = self.join(*name.split("/"))
                 FileSystems.rename([staged], [target])
-        missing = [target for target in sorted(targets) if not FileSystems.exists(target)]
+        missing = [target for target in wanted if not FileSystems.exists(target)]
         if missing:
             raise RuntimeError(f"{missing[0]} was written and is gone; run again with --force")
         write_bytes(self.join(SUCCESS), json.dumps({"fingerprint": self.fingerprint}).encode())

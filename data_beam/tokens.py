@@ -80,7 +80,9 @@ def tokenize(config: TokenizeConfig, beam_args: Sequence[str] = (), *, force: bo
     dataset = read_json(FileSystems.join(folder, DATASET))
     if not dataset["shards"]:
         raise UserError(f"documents: {config.documents} hold no document that could be read; {dataset['skipped']}")
-    output.commit(folder, manifest["files"], (*SPLITS, TOKENIZER))
+    output.commit(
+        {name: FileSystems.join(folder, *name.split("/")) for name in manifest["files"]}, (*SPLITS, TOKENIZER)
+    )
     for line in lines(dataset):
         logger.info("%s", line)
     logger.info("tokenize: %s written in %.0f s", output.path, time.monotonic() - started)

@@ -90,3 +90,25 @@ def _sample(accumulator: Accumulator, reason: str, key: str, sample: dict[str, A
 
 def _rank(item: tuple[str, Any]) -> int:
     return xxhash.xxh3_64_intdigest(item[0].encode("utf-8", "surrogateescape"))
+
+
+def merged(outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The summaries of several phases as one: each outcome is in one of them."""
+    total: dict[str, Any] = {}
+    for output in outputs:
+        for name, counts in output.items():
+            here = total.setdefault(name, {})
+            for key, value in counts.items():
+                here[key] = (here[key] + value) if key in here else value
+    total["samples"] = {reason: samples[:SAMPLES] for reason, samples in sorted(total["samples"].items())}
+    return total
+
+
+def assert_conserved(read: int, summary: dict[str, Any]) -> None:
+    """in = kept + dropped + dead. Raises RuntimeError."""
+    kept, dropped, dead = (sum(summary[name].values()) for name in ("kept", "dropped", "dead"))
+    if read != kept + dropped + dead:
+        raise RuntimeError(
+            f"{read} documents were read, but {kept} kept + {dropped} dropped + {dead} dead "
+            f"= {kept + dropped + dead}: documents were lost or repeated, so the output was not put in place"
+        )

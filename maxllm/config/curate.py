@@ -6,9 +6,10 @@ rule, by setting a threshold to null.
 
 from __future__ import annotations
 
+import string
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from maxllm.config.classify import ClassifierConfig
 from maxllm.config.code import CodeConfig
@@ -72,6 +73,19 @@ class OutputConfig(Section):
     source: str = Field(
         "{source}", description="Document.source as written; {language} or any key of metadata routes into mixtures"
     )
+
+    @field_validator("source")
+    @classmethod
+    def _template(cls, template: str) -> str:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        except ValueError as error:
+            raise ValueError(
+                f"{template!r} is not a template ({error}); write for example {{source}}/{{language}}"
+            ) from None
+        if not template or any(not name.isidentifier() for name in names):
+            raise ValueError(f"{template!r} is not a template; write for example {{source}}/{{language}}")
+        return template
 
 
 class CurateConfig(Section):

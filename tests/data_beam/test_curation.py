@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from data_beam.pipeline import curate
-from data_beam.report.manifest import assert_conserved
+from data_beam.report.summary import assert_conserved
 from data_beam.stages import extract
 from maxllm.config.curate import CurateConfig
 from maxllm.config.errors import UserError
@@ -151,9 +151,9 @@ def test_the_last_page_of_a_bundle_is_not_forgotten(tmp_path, page, reason):
 
 
 def test_lost_or_repeated_documents_fail_the_run():
-    manifest = {"read": 10, "kept": {"a": 5, "b": 2}, "dropped": {"x": 1}, "dead": {"read": 1}}
+    summary = {"kept": {"a": 5, "b": 2}, "dropped": {"x": 1}, "dead": {"read": 1}}
     with pytest.raises(RuntimeError, match="10 documents were read, but 7 kept"):
-        assert_conserved(manifest)
+        assert_conserved(10, summary)
 
 
 @pytest.mark.timeout(180)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from apache_beam.io.filesystems import FileSystems
 
-from data_beam import pipeline
+from data_beam import phases
 from data_beam.output import Output
 from data_beam.pipeline import curate
 from maxllm.config.errors import UserError
@@ -23,10 +23,10 @@ from tests.data_beam.test_curation import kept, read_output, settings, small_inp
 
 @pytest.fixture
 def runs(monkeypatch):
-    """How often the pipeline really ran."""
+    """The jobs that really ran: filter, duplicates and write make a run."""
     counted = []
-    run = pipeline.run
-    monkeypatch.setattr(pipeline, "run", lambda *args: counted.append(1) or run(*args))
+    run = phases.run
+    monkeypatch.setattr(phases, "run", lambda *args: counted.append(1) or run(*args))
     return counted
 
 
@@ -34,10 +34,10 @@ def test_the_same_config_again_does_nothing_and_force_does_it_again(tmp_path, ru
     config = settings(tmp_path / "out", small_input(tmp_path / "in"))
     first = curate(config)
     modified = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    assert curate(config) == first and len(runs) == 1
+    assert curate(config) == first and len(runs) == 3
     assert modified == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again = curate(config, force=True)
-    assert len(runs) == 2 and {**again, "seconds": 0} == {**first, "seconds": 0}
+    assert len(runs) == 6 and {**again, "seconds": 0} == {**first, "seconds": 0}
 
 
 def test_another_config_or_other_inputs_do_not_overwrite_unasked(tmp_path):
@@ -78,10 +78,32 @@ def test_killed_while_files_move_into_place(tmp_path, monkeypatch, runs, moves):
     monkeypatch.setattr(FileSystems, "rename", staticmethod(rename))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     report = curate(config)
-    assert len(runs) == 2  # the work was done; only the moves were left
+    assert len(runs) == 6  # the work was done; only the moves were left
     assert report["kept"] == 30 == len(read_output(tmp_path / "out" / "documents"))
     assert len(read_output(tmp_path / "out" / "rejected")) == 3
     assert not (tmp_path / "out" / ".staging").exists()
+
+
+@pytest.mark.parametrize("killed", [1, 2, 3])
+def test_a_run_killed_at_any_boundary_of_its_phases_reuses_those_that_are_done(tmp_path, monkeypatch, runs, killed):
+    inputs = small_input(tmp_path / "in")
+    config = settings(tmp_path / "out", inputs)
+    run = phases.run
+
+    def killed_in(*args):
+        run(*args)
+        if len(runs) == killed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(phases, "run", killed_in)
+    with pytest.raises(KeyboardInterrupt):
+        curate(config)
+    assert len(runs) == killed and not (tmp_path / "out" / "documents").exists()
+    report = curate(config)
+    assert len(runs) == 3 and report["kept"] == 30 == len(read_output(tmp_path / "out" / "documents"))
+    assert not (tmp_path / "out" / ".staging").exists()
+    curate(settings(tmp_path / "whole", inputs))
+    assert kept(tmp_path / "out") == kept(tmp_path / "whole")
 
 
 @pytest.mark.timeout(240)
@@ -125,5 +147,5 @@ def test_an_output_folder_knows_only_whole_results(tmp_path):
     (run / "manifest.json").write_text("{}")
     assert Path(output.finished_run()) == run
     with pytest.raises(RuntimeError, match="is gone"):
-        output.commit(str(run), ["documents/part-0", "documents/part-1"], ["documents"])
+        output.commit({f"documents/part-{n}": str(run / "documents" / f"part-{n}") for n in (0, 1)}, ["documents"])
     assert output.finished() is None

@@ -12,9 +12,12 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
 from apache_beam.runners.portability.stager import Stager
 
-from data_beam.curation import Curate
+from data_beam.curation import Filter, Finish
 from data_beam.packaging import requirements, worker_wheel
+from data_beam.phases import Job
+from data_beam.pipeline import VERDICTS, verdicts
 from data_beam.runner import runner_of
+from data_beam.verdicts import Part
 from maxllm.config.curate import CurateConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -64,12 +67,19 @@ def test_all_that_is_staged_exists_and_all_of_the_graph_unpickles_elsewhere(tmp_
     files = [artifact.type_payload.decode(errors="ignore") for artifact in staged]
     (wheel,) = options.view_as(SetupOptions).extra_packages
     assert any("maxllm_worker" in name for name in files) and Path(wheel).is_file()
-    pipeline = beam.Pipeline(options=PipelineOptions())
-    pipeline | Curate(config(), str(tmp_path / "run"))
-    graph = tmp_path / "graph.pb"
-    graph.write_bytes(pipeline.to_runner_api().SerializeToString())
-    assert graph.stat().st_size < 1_000_000  # Dataflow refuses 10 MB
-    assert unpickled(wheel, graph, tmp_path) > 30
+    job = Job(str(tmp_path / "run"), str(tmp_path / "run.json"))
+    parts = [Part(number, f"gs://bucket/documents/{number}.jsonl.zst") for number in range(100)]
+    builds = [lambda root: root | Filter(config(), job, only=False), lambda root: root | Finish(config(), parts, job)]
+    builds += [lambda root, make=make: verdicts(parts, make(config()), root, job) for make in VERDICTS.values()]
+    functions = 0
+    for build in builds:
+        pipeline = beam.Pipeline(options=PipelineOptions())
+        build(pipeline)
+        graph = tmp_path / "graph.pb"
+        graph.write_bytes(pipeline.to_runner_api().SerializeToString())
+        assert graph.stat().st_size < 1_000_000  # Dataflow refuses 10 MB
+        functions += unpickled(wheel, graph, tmp_path)
+    assert functions > 60
 
 
 def test_the_worker_wheel_installs_and_names_what_it_needs(tmp_path):
@@ -99,7 +109,8 @@ TEMPLATE = """
 import sys
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
-from data_beam.curation import Curate
+from data_beam.curation import Filter
+from data_beam.phases import Job
 from data_beam.runner import runner_of
 from maxllm.config.curate import CurateConfig
 folder = sys.argv[1]
@@ -108,7 +119,8 @@ _, options = runner_of([
     "--temp_location=gs://bucket/tmp", f"--template_location={folder}/template.json", "--dry_run=True",
 ])
 pipeline = beam.Pipeline(options=options)  # dry_run: the options are checked but the bucket is not asked for
-pipeline | Curate(CurateConfig(inputs=[{"format": "python-docs"}]), f"{folder}/run")
+job = Job(f"{folder}/run", f"{folder}/run.json")
+pipeline | Filter(CurateConfig(inputs=[{"format": "python-docs"}]), job, only=False)
 options.view_as(TestOptions).dry_run = False
 options.view_as(GoogleCloudOptions).staging_location = f"{folder}/staging"
 pipeline.runner.run_pipeline(pipeline, options)

@@ -16,7 +16,7 @@ from data_beam.document import DeadLetter, Document, Rejected
 from data_beam.io import source
 from data_beam.io.encoding import NoEncoding, decode
 from data_beam.io.files import lines, matching
-from data_beam.io.sinks import to_line
+from data_beam.parts import to_line
 from maxllm.config.curate import InputConfig
 from maxllm.config.errors import UserError
 
