@@ -16,7 +16,7 @@ from data_beam.document import DeadLetter, Document, Rejected
 from data_beam.io import source
 from data_beam.io.encoding import NoEncoding, decode
 from data_beam.io.files import lines, matching
-from data_beam.parts import to_line
+from data_beam.parts import to_line, to_record
 from maxllm.config.curate import InputConfig
 from maxllm.config.errors import UserError
 
@@ -96,7 +96,7 @@ def test_lines_that_are_no_documents_are_dead_letters_with_their_number(tmp_path
 
 def test_a_record_of_our_own_comes_back_as_it_went(tmp_path):
     document = Document("abc", "text", "web", "2024-01-01T00:00:00Z", "2020-01-01T00:00:00Z", {"url": "http://a.org/x"})
-    (tmp_path / "a.jsonl").write_bytes(to_line(document) + b"\n")
+    (tmp_path / "a.jsonl").write_bytes(to_line(to_record(document)))
     (again,) = read_all(format="jsonl", paths=[str(tmp_path / "a.jsonl")])
     assert (again.text, again.source, again.added, again.created) == ("text", "web", document.added, document.created)
     assert again.metadata["original_id"] == "abc" and again.metadata["group"] == "a.org"
