@@ -14,7 +14,7 @@ Array = Any
 
 
 class Batch(NamedTuple):
-    """One step's packed sequences, every field `[batch, length]`.
+    """One step's packed sequences, every field `[batch, length]` unless it says otherwise.
 
     Segment 0 is padding: its weight is 0 and nothing attends to it. Real segments count from 1 within a
     row, and positions restart at 0 with each segment, so that packed and unpacked give the same numbers.
@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     segment_ids: Array  # int32, 0 = padding
     positions: Array  # int32, from 0 within the segment
     weights: Array  # float32, 0 where the target does not count
+    domains: Array | None = None  # int32 `[batch, 1]`: which source a row is from, in the order of their names
 
 
 def empty_batch(batch: int, length: int) -> Batch:

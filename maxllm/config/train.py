@@ -1,4 +1,4 @@
-"""Settings of `maxllm train`: model, data, optimizer, schedule, mesh, compute, train."""
+"""Settings of `maxllm train`: model, data, objective, optimizer, schedule, mesh, compute, train."""
 
 from __future__ import annotations
 
@@ -48,7 +48,17 @@ class SourceConfig(Section):
 
     path: str
     source: str | None = Field(None, description="one of the data set's document sources; none = all, as they come")
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, ge=0, description="share of the mixture, relative to the others'; 0 = left out")
+
+
+class PhaseConfig(Section):
+    """A stretch of training with a mixture or a sequence length of its own. Every step has as many tokens as ever."""
+
+    until: float = Field(gt=0, description="its end: a share of train.steps up to 1, or a whole number of steps")
+    weights: dict[str, float] | None = Field(
+        None, description="share of each source, 0 where none is given; the sources' own without this"
+    )
+    sequence_length: PositiveInt | None = Field(None, description="a divisor of data.sequence_length")
 
 
 class DataConfig(Section):
@@ -57,6 +67,45 @@ class DataConfig(Section):
     batch_size: PositiveInt = Field(16, description="sequences per step, over all hosts")
     seed: int = 0
     workers: int = Field(0, ge=0, description="prefetching processes; 0 = a thread of the trainer")
+    phases: list[PhaseConfig] = Field(default_factory=list, description="a curriculum; none = one mixture throughout")
+
+    @property
+    def drawn(self) -> list[str]:
+        """Names of the sources that training draws from at some time, sorted."""
+        mixtures = [phase.weights for phase in self.phases] or [None]
+        own = {name: source.weight for name, source in self.sources.items()}
+        return sorted(
+            {name for weights in mixtures for name, weight in (own if weights is None else weights).items() if weight}
+        )
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> DataConfig:
+        for number, phase in enumerate(self.phases):
+            here = f"phases.{number}"
+            if phase.until > 1 and phase.until != int(phase.until):
+                raise ValueError(f"{here}.until {phase.until} is neither a share up to 1 nor a whole number of steps")
+            if self.sequence_length % (phase.sequence_length or self.sequence_length):
+                raise ValueError(
+                    f"{here}.sequence_length {phase.sequence_length} does not divide data.sequence_length "
+                    f"{self.sequence_length}, which is the longest"
+                )
+            if phase.weights is None:
+                continue
+            if unknown := sorted(phase.weights.keys() - self.sources.keys()):
+                known = ", ".join(sorted(self.sources)) or "no sources"
+                raise ValueError(f"{here}.weights names {unknown[0]}, which is none of data.sources ({known})")
+            if min(phase.weights.values(), default=0) < 0 or not sum(phase.weights.values()):
+                raise ValueError(f"{here}.weights has to be positive for at least one source, and negative for none")
+        return self
+
+
+class ObjectiveConfig(Section):
+    """What is minimised. `doremi` looks for a mixture on the way, and writes it to mixture.yml in the run directory."""
+
+    name: Literal["causal_lm", "doremi"] = "causal_lm"
+    reference: str | None = Field(None, description="doremi: a run or checkpoint trained on the baseline mixture")
+    step_size: float = Field(1.0, gt=0, description="doremi: of the weights' exponentiated ascent (eta)")
+    smoothing: float = Field(1e-3, ge=0, lt=1, description="doremi: share of the uniform mixture in every update (c)")
 
 
 class OptimizerConfig(Section):
@@ -137,6 +186,7 @@ class TrainConfig(Section):
     kind: Literal["train"] = "train"
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     mesh: MeshConfig = MeshConfig()
@@ -160,4 +210,9 @@ class TrainConfig(Section):
             raise ValueError(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is longer than train.steps {self.train.steps}"
             )
+        if self.objective.name == "doremi":
+            if not self.objective.reference:
+                raise ValueError("objective.reference is not set; doremi needs a model trained on the baseline mixture")
+            if self.data.phases:
+                raise ValueError("objective.name doremi draws from all sources alike; it cannot go with data.phases")
         return self

@@ -19,6 +19,11 @@ from maxllm.config.errors import UserError
 VERIFIED_BYTES = 1 << 30
 
 
+def is_dataset(path: str | Path) -> bool:
+    """Whether a finished token data set lies at `path`."""
+    return (Path(path) / DATASET).is_file() and (Path(path) / "_SUCCESS").is_file()
+
+
 class Shard:
     """One ArrayRecord file. Opened when first read, anew in every process."""
 
@@ -73,7 +78,7 @@ class Dataset:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / DATASET).is_file() or not (self.path / "_SUCCESS").is_file():
+        if not is_dataset(self.path):
             raise UserError(f"{path} holds no finished token data set; write one with `maxllm tokenize`")
         self.description = json.loads((self.path / DATASET).read_text())
         if self.description["version"] != VERSION:

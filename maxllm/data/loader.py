@@ -1,10 +1,11 @@
-"""Batches for training. Batch k is a function of (data sets, mixture, seed, k), whatever the number of hosts.
+"""Batches for training. Batch k is a function of (data sets, mixture and its phases, seed, k), on any number of hosts.
 
     loader = Loader(config.data, tokenizer_fingerprint=tokenizer.fingerprint)
     for batch in loader.iterate(start_step): ...
 
 Row r of batch k is position k * batch_size + r of an endless stream. The mixture says which source stands there and
 which of its rows it is; a seeded bijection shuffles those anew in every epoch. A host makes its own rows only.
+With `data.phases` each phase is such a stream, whose sources go on where the phase before left them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from maxllm.batch import Batch, empty_batch
 from maxllm.config.errors import UserError
 from maxllm.config.train import DataConfig, SourceConfig
-from maxllm.data.dataset import Dataset
-from maxllm.data.mixture import Mixture, shuffled
+from maxllm.data.dataset import Dataset, is_dataset
+from maxllm.data.mixture import shuffled
 from maxllm.data.packing import PackedSource
+from maxllm.data.phases import Curriculum, Phase, resolve
 
 AHEAD = 2  # batches kept ready, for each worker
 
@@ -28,7 +30,8 @@ class Loader:
     """Raises UserError when a data set is absent, damaged, of another tokenizer or not packed for the length.
 
     host_index, host_count: which contiguous part of every batch's rows this process makes.
-    split: `train` or `held_out`. Sources without a held-out document are left out of the latter.
+    split: `train` or `held_out`. The latter knows no phases, and leaves out sources without a held-out document.
+    steps: of the whole run, for phases that end at a share of it.
     """
 
     def __init__(
@@ -39,47 +42,67 @@ class Loader:
         host_index: int = 0,
         host_count: int = 1,
         split: str = "train",
+        steps: int | None = None,
     ) -> None:
-        if not config.sources:
-            raise UserError("data.sources is empty; name a token data set, e.g. data.sources.mine.path=runs/tokens")
         if config.batch_size % host_count:
             raise UserError(f"data.batch_size {config.batch_size} is not divisible by the {host_count} hosts")
+        check_present(config)
         self._config, self._split = config, split
-        self._host_rows = np.arange(config.batch_size).reshape(host_count, -1)[host_index]
+        self._host_index, self._host_count = host_index, host_count
+        phases = resolve(config if split == "train" else config.model_copy(update={"phases": []}), steps)
         opened = {
-            name: _open(name, source, config.sequence_length, split, tokenizer_fingerprint)
-            for name, source in sorted(config.sources.items())
+            name: _open(name, config.sources[name], config.sequence_length, split, tokenizer_fingerprint)
+            for name in config.drawn
+            if split == "train" or config.sources[name].weight
         }
         found = {name: source for name, source in opened.items() if len(source)}
         if not found or (split == "train" and len(found) < len(opened)):
             empty = ", ".join(sorted(opened.keys() - found.keys()))
             raise UserError(f"data.sources: {empty} holds no {split} documents; tokenize more, or another held_out")
-        self._names = list(found)
+        self.names = list(found)  # `Batch.domains` counts in this order
         self._sources = list(found.values())
-        self._mixture = Mixture([config.sources[name].weight for name in found])
+        columns = [sorted(config.sources).index(name) for name in found]
+        phases = [phase._replace(weights=tuple(phase.weights[column] for column in columns)) for phase in phases]
+        self._curriculum = Curriculum(phases, config.sequence_length)
+
+    @property
+    def phases(self) -> list[Phase]:
+        """At least one; their weights are those of `names`."""
+        return self._curriculum.phases
+
+    def phase(self, k: int) -> Phase:
+        """The one that batch k is in."""
+        return self.phases[self._curriculum.number(k)]
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches that hold as many rows as all sources together; at least 1."""
         return max(1, sum(map(len, self._sources)) // self._config.batch_size)
 
+    def epochs_before(self, k: int) -> dict[str, float]:
+        """How often batches 0 to k - 1 went through each source."""
+        rows = self._curriculum.rows_before(k).tolist()
+        return {name: n / len(source) for name, n, source in zip(self.names, rows, self._sources, strict=True)}
+
     def batch(self, k: int) -> Batch:
-        """This host's rows of batch k, counted from 0: NumPy arrays `[batch_size / host_count, sequence_length]`."""
-        batch = empty_batch(len(self._host_rows), self._config.sequence_length)
-        sources, rows = self._locate(k, self._host_rows)
+        """This host's rows of batch k, counted from 0: NumPy arrays `[its phase's batch_size / host_count, length]`."""
+        phase = self.phase(k)
+        host_rows = np.arange(phase.batch_size).reshape(self._host_count, -1)[self._host_index]
+        sources, rows, parts = self._locate(k, host_rows)
+        batch = empty_batch(len(host_rows), phase.sequence_length)._replace(domains=sources[:, None].astype(np.int32))
         for number, source in enumerate(self._sources):
             places = np.flatnonzero(sources == number)
             if len(places):
-                source.fill(batch, places.tolist(), rows[places].tolist())
+                source.fill(batch, places.tolist(), rows[places].tolist(), parts[places].tolist())
         return batch
 
     def document_ids(self, k: int) -> list[str]:
         """Ids of the documents in batch k, on all hosts, in order, each once."""
-        sources, rows = self._locate(k, np.arange(self._config.batch_size))
+        cut = self._curriculum.parts(self._curriculum.number(k))
         ids = [
             name
-            for source, row in zip(sources, rows, strict=True)
-            for name in self._sources[source].document_ids(int(row))
+            for source, row, part in zip(*self._locate(k, np.arange(self.phase(k).batch_size)), strict=True)
+            for name in self._sources[source].document_ids(int(row), int(part), cut)
         ]
         return list(dict.fromkeys(ids))
 
@@ -98,15 +121,30 @@ class Loader:
         options = grain.MultiprocessingOptions(num_workers=self._config.workers, per_worker_buffer_size=AHEAD)
         return iter(ahead.mp_prefetch(options))
 
-    def _locate(self, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The source and the row in it of each of batch k's `rows`."""
-        sources, elements = self._mixture.locate(k * self._config.batch_size + rows)
+    def _locate(self, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The source of each of batch k's `rows`, the packed row in it, and which part of that."""
+        sources, elements, parts = self._curriculum.locate(k, rows)
         found = np.empty_like(elements)
         for number, source in enumerate(self._sources):
             at = sources == number
-            key = (self._config.seed, self._split, self._names[number])
+            key = (self._config.seed, self._split, self.names[number])
             found[at] = shuffled(elements[at], len(source), key)
-        return sources, found
+        return sources, found, parts
+
+
+def check_present(config: DataConfig) -> None:
+    """Raises UserError naming the setting of every source that is drawn from and has no data set at its path."""
+    if not config.drawn:
+        raise UserError("data.sources is empty, or every weight 0; name a token data set: data.sources.mine.path=...")
+    absent = {name: config.sources[name].path for name in config.drawn}
+    absent = {name: path for name, path in absent.items() if not is_dataset(path)}
+    if absent:
+        listed = ", ".join(f"data.sources.{name}.path ({path})" for name, path in absent.items())
+        first = next(iter(absent))
+        raise UserError(
+            f"no finished token data set at {listed}; write one with `maxllm tokenize`, say where it is with "
+            f"data.sources.{first}.path=..., or leave the source out with data.sources.{first}.weight=0"
+        )
 
 
 def _open(name: str, source: SourceConfig, length: int, split: str, fingerprint: str) -> PackedSource:

@@ -24,7 +24,10 @@ class Mixture:
     """Interleaves sources by weight: among the first n positions, for every n, each has its share to within one."""
 
     def __init__(self, weights: Sequence[float]) -> None:
-        self.counts = np.array(whole_weights(weights), np.int64)  # per period
+        """A source of weight 0 never stands anywhere."""
+        self.counts = np.zeros(len(weights), np.int64)  # per period
+        present = np.flatnonzero(np.asarray(weights) > 0)
+        self.counts[present] = whole_weights([weights[source] for source in present])
         self._source = interleave(self.counts.tolist())
         self._before = np.zeros(len(self._source), np.int64)  # how often the same source came before, in the period
         for source in range(len(self.counts)):
@@ -36,6 +39,11 @@ class Mixture:
         period, place = np.divmod(positions, len(self._source))
         source = self._source[place]
         return source, period * self.counts[source] + self._before[place]
+
+    def count(self, positions: int) -> np.ndarray:
+        """How many elements of each source stand at the first `positions`: `[sources]`."""
+        period, rest = divmod(positions, len(self._source))
+        return period * self.counts + np.bincount(self._source[:rest], minlength=len(self.counts))
 
 
 def whole_weights(weights: Sequence[float]) -> list[int]:
@@ -60,7 +68,7 @@ def interleave(counts: Sequence[int]) -> np.ndarray:
     ceil((i + 1) / w); taking the most urgent one keeps every deadline (P-fair scheduling, Baruah et al. 1996).
     """
     total = sum(counts)
-    waiting = [(0, source, 0) for source in range(len(counts))]  # (release, source, element)
+    waiting = [(0, source, 0) for source, count in enumerate(counts) if count]  # (release, source, element)
     ready: list[tuple[int, int, int]] = []  # (deadline, source, element)
     order = np.empty(total, np.int64)
     heapq.heapify(waiting)

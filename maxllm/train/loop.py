@@ -26,16 +26,20 @@ from maxllm.batch import Batch
 from maxllm.config.devices import peak_flops
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
-from maxllm.data.loader import Loader
+from maxllm.data import composition
+from maxllm.data.loader import Loader, check_present
+from maxllm.data.phases import Phase
 from maxllm.models.create import abstract as abstract_model
 from maxllm.models.create import create
 from maxllm.models.decoder import Decoder
 from maxllm.objectives import causal_lm
+from maxllm.objectives import doremi as objective_doremi
 from maxllm.optim import make_optimizer, make_schedule
 from maxllm.parallel import compilation_cache, distributed
 from maxllm.parallel.mesh import make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
 from maxllm.tokenizer import Tokenizer
+from maxllm.train import doremi
 from maxllm.train import run_dir as run_folder
 from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, load_any, pack_tokenizer
 from maxllm.train.flops import flops_per_token
@@ -81,54 +85,70 @@ class _Run:
         self.display = Display(self.loop.steps, quiet=not self.first)
         self.mesh = make_mesh(config.mesh)
         check_layout(config.model, self.mesh, config.data.batch_size // self.loop.accumulation_steps)
+        self.data = doremi.uniform(config.data) if config.objective.name == "doremi" else config.data
         self.loader = self._loader("train")
+        self.reference = None
+        if config.objective.name == "doremi":
+            self.reference = doremi.Reference(config, self.tokenizer, self.mesh)
+            self.prints["reference"] = self.reference.fingerprint
         self.checkpoints = Checkpoints(str(folder / CHECKPOINTS), keep=self.loop.keep_checkpoints, say=self.display.say)
         if meta := self.checkpoints.newest_meta():
-            run_folder.check_same_run(str(folder), meta, config, self.prints)
+            run_folder.check_same_run(str(folder), meta, config, self.prints, self.loader.phases)
+        self.described = composition.describe(self.data, self.loader)
         if self.first:
-            run_folder.write(folder, config, self.prints, self.tokenizer)
+            run_folder.write(folder, config, self.prints, self.tokenizer, self.described)
 
         self.schedule = jax.jit(make_schedule(config.schedule, config.optimizer.learning_rate, self.loop.steps))
         optimizer = make_optimizer(config.optimizer, config.schedule, self.loop.steps)
         objective = functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk)
         self.structure, self.state = self._begin(optimizer)
         self.step = int(self.state.step)
-        self.train_step = make_train_step(
-            self.structure, objective, optimizer, self.mesh, accumulation_steps=self.loop.accumulation_steps
-        )
+        self.train_step = self._make_train_step(objective, optimizer)
         self.eval_step = make_eval_step(self.structure, objective, self.mesh)
         self.waiting: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the devices
         self.newest_saved = self.step or None
         tokens = config.data.batch_size * config.data.sequence_length
         peak = peak_flops(jax.devices()[0].device_kind)
-        cost = flops_per_token(config.model, config.data.sequence_length)
-        self.pace = Pace(tokens, cost, peak and peak * self.mesh.size)
+        self.pace = Pace(tokens, peak_flops=peak and peak * self.mesh.size)
         self.last: Record = {}
 
     def _loader(self, split: str) -> Loader:
         index, count = distributed.feed_of(self.mesh, self.config.data.batch_size)
         return Loader(
-            self.config.data,
+            self.data,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             host_index=index,
             host_count=count,
             split=split,
+            steps=self.loop.steps,
+        )
+
+    def _make_train_step(self, objective: Any, optimizer: Any) -> Any:
+        count, adapt, frozen = self.loop.accumulation_steps, None, ()
+        if self.reference:
+            adapt = doremi.make_adapt(
+                self.structure, self.reference.structure, self.loader.names, self.config.objective, count
+            )
+            frozen = self.reference.parameters
+        return make_train_step(
+            self.structure, objective, optimizer, self.mesh, accumulation_steps=count, adapt=adapt, frozen=frozen
         )
 
     def _begin(self, optimizer: Any) -> tuple[nnx.GraphDef, TrainState]:
         """The state to go on from, made or restored where it will live."""
         structure, shapes = abstract_model(self.config.model, self.config.compute)
-        target = abstract_state(shapes, optimizer, self.mesh)
-        restored = self.checkpoints.restore({"parameters": target.parameters, "optimizer": target.optimizer})
+        own = objective_doremi.initial(len(self.loader.names)) if self.reference else ()
+        target = abstract_state(shapes, optimizer, self.mesh, own)
+        restored = self.checkpoints.restore(_trees(target))
         if restored is None:
             if self.loop.init_from:
                 model = nnx.merge(structure, self._given_parameters(self.loop.init_from))
             else:
                 model = create(self.config.model, self.config.compute, self.mesh, self.loop.seed)
-            return create_state(model, optimizer, self.mesh)
+            return create_state(model, optimizer, self.mesh, own)
         step = jax.device_put(np.int32(restored.step), target.step.sharding)
         self.display.say(f"going on from the checkpoint of step {restored.step} in {self.checkpoints.folder}")
-        return structure, TrainState(step, restored.trees["parameters"], restored.trees["optimizer"])
+        return structure, TrainState(step, **restored.trees)
 
     def _given_parameters(self, path: str) -> nnx.State:
         """Another model's parameters. Raises UserError unless shape and tokenizer are this run's."""
@@ -166,6 +186,7 @@ class _Run:
             if patient:  # a save under way is not lost to what went wrong after it
                 with contextlib.suppress(SaveFailed):
                     self.checkpoints.close()
+        self._write_mixture()
         if self.first:
             seconds = time.perf_counter() - began
             summary.say(
@@ -174,15 +195,22 @@ class _Run:
         return self.last
 
     def _steps(self, signals: Signals) -> None:
-        loop, compiled_at = self.loop, self.step + 1
+        loop, compiled = self.loop, set()
         batches = self._batches()
         while self.step < loop.steps:
+            phase = self.loader.phase(self.step)
+            first = phase.sequence_length not in compiled  # other shapes are another program
+            if first and self.waiting:
+                self._report(evaluate=False)
+            if self.step == phase.first and len(self.loader.phases) > 1:
+                self.display.say(self._phase_in_words(phase))
             self.state, metrics = self.train_step(self.state, place_batch(next(batches), self.mesh))
             self.step += 1
             self.pace.step()
             self.waiting.append((self.step, metrics))
-            first = self.step == compiled_at
             if first:
+                compiled.add(phase.sequence_length)
+                self.pace.flops_per_token = flops_per_token(self.config.model, phase.sequence_length)
                 self._first_step_done(metrics)
             stop, last = signals.stop(self.step), self.step == loop.steps
             evaluate = not stop and (last or (loop.eval_every and self.step % loop.eval_every == 0))
@@ -262,10 +290,12 @@ class _Run:
             "random": {"seed": self.loop.seed, "step": self.step},  # keys are folded from these two
             "config": self.config.model_dump(mode="json"),
             "fingerprints_of_inputs": self.prints,
+            "phases": self.loader.phases,
         }
-        trees = {"parameters": self.state.parameters, "optimizer": self.state.optimizer}
+        data = self.described | {"progress": composition.progress(self.data, self.loader, self.step)}
+        documents = {"tokenizer": pack_tokenizer(self.tokenizer), "data": data}
         try:
-            self.checkpoints.save(self.step, trees, meta, {"tokenizer": pack_tokenizer(self.tokenizer)})
+            self.checkpoints.save(self.step, _trees(self.state), meta, documents)
             if must:
                 self.checkpoints.wait()
             self.newest_saved = self.step
@@ -308,6 +338,18 @@ class _Run:
             f"{count:,} parameters in {self.config.compute.dtype}; {data.batch_size} x {data.sequence_length} = "
             f"{data.batch_size * data.sequence_length:,} tokens a step; {self.loop.steps} steps, from {self.step}"
         )
+        if self.reference:
+            names = self.loader.names
+            self.display.say(f"DoReMi against {self.config.objective.reference}; rows from {', '.join(names)} alike")
+
+    def _phase_in_words(self, phase: Phase) -> str:
+        number = self.loader.phases.index(phase)
+        shares = self.described["phases"][number]["shares"]
+        mixture = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
+        return (
+            f"phase {number + 1} of {len(self.loader.phases)} from step {phase.first}: {phase.batch_size} x "
+            f"{phase.sequence_length}; {mixture}"
+        )
 
     def _open_writer(self) -> Writer | None:
         if not self.first:
@@ -319,10 +361,20 @@ class _Run:
             config=self.config.model_dump(mode="json"),
         )
 
+    def _write_mixture(self) -> None:
+        """What DoReMi found; also when the run was killed between its last save and this."""
+        if not self.reference or not self.first:
+            return
+        records = read(self.folder / METRICS) if (self.folder / METRICS).exists() else []
+        found = doremi.write(self.folder, self.config, self.loader.names, self.state.objective, records)
+        mixture = ", ".join(f"{name} {weight:.1%}" for name, weight in found.items())
+        self.display.say(f"{self.folder / doremi.MIXTURE}: {mixture}")
+
     def _finished_before(self) -> Record:
         records = read(self.folder / METRICS) if (self.folder / METRICS).exists() else []
         self.last = records[-1] if records else {"step": self.step}
         self.checkpoints.close()
+        self._write_mixture()
         if self.first:
             summary.say(
                 f"step {self.step} of {self.loop.steps} was reached before: {_described(self.last)}; {self.folder}"
@@ -330,10 +382,14 @@ class _Run:
         return self.last
 
 
+def _trees(state: TrainState) -> dict[str, Any]:
+    """The parts of a state that a checkpoint keeps; an objective without a memory has none."""
+    return {name: tree for name, tree in state._asdict().items() if name != "step" and tree != ()}
+
+
 def _tokenizer_of(config: TrainConfig) -> Tokenizer:
-    if not config.data.sources:
-        raise UserError("data.sources is empty; name a folder that `maxllm tokenize` wrote, data.sources.web.path=...")
-    path = Path(next(iter(config.data.sources.values())).path) / "tokenizer"
+    check_present(config.data)
+    path = Path(config.data.sources[config.data.drawn[0]].path) / "tokenizer"
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise UserError(

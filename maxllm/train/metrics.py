@@ -118,7 +118,7 @@ class Pace:
     def __init__(self, tokens_per_step: int, flops_per_token: float | None = None, peak_flops: float | None = None):
         """`flops_per_token`: of the model, forward and backward; `peak_flops`: FLOP/s of all devices together."""
         self._tokens_per_step = tokens_per_step
-        self._flops_per_token = flops_per_token
+        self.flops_per_token = flops_per_token  # of the sequences' length, which may change
         self._peak_flops = peak_flops
         self.since = time.perf_counter()
         self._steps = 0
@@ -144,8 +144,8 @@ class Pace:
             return {}
         rate = steps * self._tokens_per_step / seconds
         record: Record = {"seconds_per_step": seconds / steps, "tokens_per_second": rate}
-        if self._flops_per_token and self._peak_flops:
-            record["mfu"] = rate * self._flops_per_token / self._peak_flops
+        if self.flops_per_token and self._peak_flops:
+            record["mfu"] = rate * self.flops_per_token / self._peak_flops
         return record
 
 

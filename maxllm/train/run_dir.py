@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,9 +23,13 @@ FIXED = (
     "data.sequence_length",
     "data.batch_size",
     "data.seed",
+    "objective.name",
+    "objective.step_size",
+    "objective.smoothing",
     "optimizer.name",
     "train.seed",
 )
+DATA = "data.json"
 
 
 def lock(run_dir: Path) -> IO[str]:
@@ -54,7 +59,8 @@ def lock(run_dir: Path) -> IO[str]:
 def fingerprints(config: TrainConfig, tokenizer: Tokenizer) -> dict[str, str]:
     """SHA-256 of the tokenizer, and of what decides each source's batches: its shards' and packings' own."""
     found = {"tokenizer": tokenizer.fingerprint}
-    for name, source in config.data.sources.items():
+    for name in config.data.drawn:
+        source = config.data.sources[name]
         digest = hashlib.sha256()
         for shard in Dataset(source.path).shards("train", source.source):
             packing = shard["packings"].get(str(config.data.sequence_length), {"files": []})
@@ -65,21 +71,32 @@ def fingerprints(config: TrainConfig, tokenizer: Tokenizer) -> dict[str, str]:
     return found
 
 
-def write(run_dir: Path, config: TrainConfig, prints: Mapping[str, str], tokenizer: Tokenizer) -> None:
-    """config.yml as resolved (it can be given to `maxllm train` again) and the tokenizer."""
+def write(
+    run_dir: Path, config: TrainConfig, prints: Mapping[str, str], tokenizer: Tokenizer, data: Mapping[str, Any]
+) -> None:
+    """config.yml as resolved (it can be given to `maxllm train` again), the tokenizer, and data.json."""
     comments = "".join(f"# {name} sha256 {value}\n" for name, value in prints.items())
-    partial = run_dir / "config.yml.partial"
-    partial.write_text(comments + to_yaml(config), encoding="utf-8")
-    os.replace(partial, run_dir / "config.yml")
+    for name, text in (("config.yml", comments + to_yaml(config)), (DATA, json.dumps(data, indent=1))):
+        partial = run_dir / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, run_dir / name)
     tokenizer.save(run_dir / "tokenizer")
 
 
-def check_same_run(place: str, meta: Mapping[str, Any], config: TrainConfig, prints: Mapping[str, str]) -> None:
+def check_same_run(
+    place: str,
+    meta: Mapping[str, Any],
+    config: TrainConfig,
+    prints: Mapping[str, str],
+    phases: Sequence[tuple[Any, ...]],
+) -> None:
     """Raises UserError if `meta`, a checkpoint's, belongs to another run than `config` describes.
 
     More steps, another learning rate, layout, precision, or logging are changes one may go on with.
     """
-    before, now = _leaves(meta["config"]), _leaves(config.model_dump(mode="json"))
+    # Settings that are newer than the checkpoint had their defaults.
+    before = _leaves(TrainConfig.model_validate(meta["config"]).model_dump(mode="json"))
+    now = _leaves(config.model_dump(mode="json"))
     paths = sorted(path for path in before.keys() | now.keys() if _fixed(path))
     # A source may have moved; what it holds is compared below.
     differing = [
@@ -87,6 +104,9 @@ def check_same_run(place: str, meta: Mapping[str, Any], config: TrainConfig, pri
         for path in paths
         if before.get(path) != now.get(path) and not path.endswith(".path")
     ]
+    now_phases = json.loads(json.dumps(phases))
+    if meta.get("phases", now_phases[:1]) != now_phases:
+        differing.append("data.phases, counted in steps, were others (an `until` above 1 stays where it is)")
     old = meta["fingerprints_of_inputs"]
     differing += [
         f"the contents of {name} changed" for name in sorted(old.keys() & prints.keys()) if old[name] != prints[name]

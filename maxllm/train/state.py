@@ -15,19 +15,26 @@ from maxllm.parallel.rules import shardings
 
 
 class TrainState(NamedTuple):
-    """`step`: int32 scalar, the number of updates made; `parameters`: `nnx.split(model)[1]`."""
+    """`step`: int32 scalar, the number of updates made; `parameters`: `nnx.split(model)[1]`.
+
+    `objective`: what an objective remembers from step to step (DoReMi's domain weights), whole on every device; most
+    remember nothing.
+    """
 
     step: jax.Array
     parameters: nnx.State
     optimizer: Any
+    objective: Any = ()
 
 
-def abstract_state(parameters: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    parameters: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh, objective: Any = ()
+) -> TrainState:
     """Shapes and shardings of a state, nothing allocated: what a checkpoint is restored into, and a plan compiled for.
 
     `parameters`: arrays, or shapes from `maxllm.models.abstract`. Moments are laid out like their parameters.
     """
-    shape = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, optimizer.init(p)), parameters)
+    shape = jax.eval_shape(lambda p, own: TrainState(jnp.int32(0), p, optimizer.init(p), own), parameters, objective)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shape,
@@ -36,12 +43,12 @@ def abstract_state(parameters: nnx.State, optimizer: optax.GradientTransformatio
 
 
 def create_state(
-    model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh, objective: Any = ()
 ) -> tuple[nnx.GraphDef, TrainState]:
     """The model's structure, and the state at step 0 with the model's own parameters in it."""
     structure, parameters = nnx.split(model)
-    layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parameters, optimizer, mesh))
+    layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parameters, optimizer, mesh, objective))
     step, moments = jax.jit(lambda p: (jnp.int32(0), optimizer.init(p)), out_shardings=(layout.step, layout.optimizer))(
         parameters
     )
-    return structure, TrainState(step, parameters, moments)
+    return structure, TrainState(step, parameters, moments, jax.device_put(objective, layout.objective))

@@ -18,6 +18,8 @@ from maxllm.train.state import TrainState
 
 Objective = Callable[[Any, Batch], dict[str, Weighted]]
 Metrics = dict[str, jax.Array]
+# (state, whole batch, frozen) -> the batch to learn from, the objective's new memory, numbers to report.
+Adapt = Callable[[TrainState, Batch, Any], tuple[Batch, Any, Metrics]]
 
 
 def make_train_step(
@@ -27,23 +29,32 @@ def make_train_step(
     mesh: Mesh,
     *,
     accumulation_steps: int = 1,
+    adapt: Adapt | None = None,
+    frozen: Any = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A compiled (state, batch) -> (state, metrics). The state passed in is donated: use only the one returned.
 
     The batch is cut into `accumulation_steps` micro-batches whose sums of gradients and weights are added up and
     divided once, so that neither the cut nor uneven weights change the result. Metrics, float32 scalars: each term
     of the objective, `weight` (targets that counted), `gradient_norm` (before clipping).
+
+    `adapt` sees the whole batch before it is cut, for objectives that weigh its rows by something learned; `frozen`:
+    arrays it needs that no step changes (another model's parameters).
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, Metrics]:
+        own, reported = state.objective, {}
+        if adapt:
+            batch, own, reported = adapt(state, batch, frozen)
         gradients, terms = accumulated_gradients(structure, objective, state.parameters, batch, accumulation_steps)
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         metrics = {name: term.mean() for name, term in terms.items()}
         metrics |= {"weight": terms["loss"].weight, "gradient_norm": optax.global_norm(gradients)}
-        return TrainState(state.step + 1, parameters, moments), metrics
+        return TrainState(state.step + 1, parameters, moments, own), metrics | reported
 
-    return _under(mesh, jax.jit(step, donate_argnums=0))
+    compiled = _under(mesh, jax.jit(step, donate_argnums=0))
+    return lambda state, batch: compiled(state, batch, frozen)
 
 
 def make_eval_step(
@@ -69,13 +80,16 @@ def accumulated_gradients(
     if accumulation_steps == 1:
         gradients, terms = micro_step(batch)
     else:
-        batches = micro_batches(batch, accumulation_steps)
-        shapes = jax.eval_shape(micro_step, jax.tree.map(lambda rows: rows[0], batches))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        add = lambda sums, batch: (jax.tree.map(jnp.add, sums, micro_step(batch)), None)  # noqa: E731
-        (gradients, terms), _ = jax.lax.scan(add, zeros, batches)
+        gradients, terms = sum_over(micro_step, micro_batches(batch, accumulation_steps))
     weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
     return jax.tree.map(lambda gradient: gradient / weight, gradients), terms
+
+
+def sum_over(function: Callable[[Batch], Any], batches: Batch) -> Any:
+    """The sum of `function`'s results, one micro-batch after another."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda rows: rows[0], batches))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(lambda sums, batch: (jax.tree.map(jnp.add, sums, function(batch)), None), zeros, batches)[0]
 
 
 def micro_batches(batch: Batch, count: int) -> Batch:

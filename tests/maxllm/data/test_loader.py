@@ -159,7 +159,7 @@ def test_the_mixture_is_kept(config, fingerprint, tokens):
     for k in range(25):
         rows += sum(
             all(name in names for name in loader._sources[source].document_ids(int(row)))
-            for source, row in zip(*loader._locate(k, np.arange(8)), strict=True)
+            for source, row, _ in zip(*loader._locate(k, np.arange(8)), strict=True)
         )
     assert rows == 25 * 8 // 10
 
