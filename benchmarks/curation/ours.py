@@ -21,15 +21,11 @@ from data_beam.dedup.nodes import id_of, node_of, smallest_reachable
 from data_beam.dedup.signature import MinHasher
 from data_beam.document import Document
 from data_beam.pipeline import curate
-from data_beam.stages.quality import (
-    Quality,
-    c4_lines,
-    c4_page,
-    fineweb_quality,
-    gopher_quality,
-    gopher_repetition,
-    without_lines,
-)
+from data_beam.stages.quality import Quality
+from data_beam.stages.rules.c4 import c4_lines, c4_page
+from data_beam.stages.rules.fineweb import fineweb_quality
+from data_beam.stages.rules.gopher import gopher_quality, gopher_repetition
+from data_beam.stages.rules.lines import without_lines
 from data_beam.text.signals import Signals
 from data_beam.text.words import word_hashes
 from maxllm.config.curate import CurateConfig

@@ -1,232 +1,213 @@
-"""Heuristic quality: the rules of Gopher, C4 and FineWeb. Each is a pure function of the text's signals and limits.
+"""Heuristic quality: Gopher, the mission's heuristics, RefinedWeb's lines, C4 and FineWeb, in that order.
 
-A limit of null switches its rule off; `enabled: false` a whole set. Comparisons are as published: a document exactly
-at a limit stays.
+The rules are in `rules/`; here is the order, what comes after a text has lost lines, and what is stored of a text so
+that other thresholds can be applied without it. Two sets take lines out of the text (RefinedWeb's and C4's) and
+FineWeb's rules judge what is left: so the counts FineWeb needs are stored for the text as it is and for what either
+set, and both, leave of it. Thresholds and sets can then be changed at will; the settings that say which lines go are
+part of the version of what is stored, and changing them means measuring again.
 """
 
 from __future__ import annotations
 
-import re
+import json
+from functools import cached_property
+from typing import Any
+
+import xxhash
 
 from data_beam.document import Document, Drop
-from data_beam.text.signals import Signals, count_sentences, signals_of
-from maxllm.config.rules import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, QualityConfig
+from data_beam.stages.rules.c4 import C4Left, StoredC4Left, c4_lines, c4_page_rules
+from data_beam.stages.rules.fineweb import fineweb_quality
+from data_beam.stages.rules.gopher import gopher_quality, gopher_repetition
+from data_beam.stages.rules.heuristics import heuristic_quality
+from data_beam.stages.rules.lines import without_lines
+from data_beam.stages.rules.refinedweb import refinedweb_lines, refinedweb_page
+from data_beam.stages.stage import SIGNALS, store, stored
+from data_beam.text.ratios import COUNTS, LINE_COUNTS, NGRAMS, Ratios, StoredSignals, stored_counts
+from data_beam.text.signals import Signals, signals_of
+from data_beam.text.words import text_hash
+from maxllm.config.rules import QualityConfig
 
-STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
-BULLETS = ("•", "-", "*", "‣", "●", "▪", "◦")
-ELLIPSES = ("...", "…")
-# "A period, exclamation mark, question mark, or end quotation mark".
-TERMINAL_PUNCTUATION = (".", "!", "?", '"', "”")
-CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-POLICY_PHRASES = (
-    "terms of use",
-    "privacy policy",
-    "cookie policy",
-    "uses cookies",
-    "use of cookies",
-    "use cookies",
-)
-# What ends a line for FineWeb's punctuation ratio: sentence ends of the large scripts.
-SENTENCE_PUNCTUATION = (".", "!", "?", "…", "。", "！", "？", "．", "｡", "।", "॥", "؟", "۔", "։", "።", "។", "။")
-
-
-def _outside(low: float | None, value: float, high: float | None) -> bool:
-    return (low is not None and value < low) or (high is not None and value > high)
+# Of what is stored; raised when a count changes its meaning.
+VERSION = "1"
+# What of the settings of sets that remove lines only compares what was counted.
+THRESHOLDS = {
+    "refinedweb": {"enabled", "max_removed_word_fraction"},
+    "c4": {"enabled", "min_sentences", "drop_lorem_ipsum", "drop_curly_brace"},
+}
+# The sets that may have taken lines out of a text, in their order.
+REMOVALS = (("refinedweb",), ("c4",), ("refinedweb", "c4"))
 
 
-def gopher_quality(signals: Signals, limits: GopherQuality) -> Drop | None:
-    """Rae et al. 2021 (arXiv 2112.11446), appendix A.1.1, quality filtering."""
-    if _outside(limits.min_words, signals.word_count, limits.max_words):
-        return Drop("gopher.word_count", signals.word_count)
-    if _outside(limits.min_mean_word_length, signals.mean_word_length, limits.max_mean_word_length):
-        return Drop("gopher.mean_word_length", round(signals.mean_word_length, 4))
-    if limits.max_symbol_word_ratio is not None:
-        ratio = max(signals.hash_word_ratio, signals.ellipsis_word_ratio)
-        if ratio > limits.max_symbol_word_ratio:
-            return Drop("gopher.symbol_word_ratio", round(ratio, 4))
-    if limits.max_bullet_line_fraction is not None:
-        fraction = signals.lines_starting(BULLETS)
-        if fraction > limits.max_bullet_line_fraction:
-            return Drop("gopher.bullet_line_fraction", round(fraction, 4))
-    if limits.max_ellipsis_line_fraction is not None:
-        fraction = signals.lines_ending(ELLIPSES)
-        if fraction > limits.max_ellipsis_line_fraction:
-            return Drop("gopher.ellipsis_line_fraction", round(fraction, 4))
-    if limits.min_alphabetic_word_fraction is not None:
-        fraction = signals.alphabetic_word_fraction
-        if fraction < limits.min_alphabetic_word_fraction:
-            return Drop("gopher.alphabetic_word_fraction", round(fraction, 4))
-    if limits.min_stop_words is not None:
-        found = signals.distinct(STOP_WORDS)
-        if found < limits.min_stop_words:
-            return Drop("gopher.stop_words", found)
-    return None
+class Page:
+    """A text on its way through the rules, measured as far as they ask."""
+
+    def __init__(self, text: str, config: QualityConfig) -> None:
+        self.text = text
+        self.config = config
+
+    @cached_property
+    def signals(self) -> Signals:
+        return signals_of(self.text)
+
+    def after(self, name: str) -> Left:
+        """What the set of that name leaves."""
+        if name == "refinedweb":
+            return Left(self, refinedweb_lines(self.signals, self.config.refinedweb))
+        return Left(self, c4_lines(self.signals, self.config.c4))
 
 
-def gopher_repetition(signals: Signals, limits: GopherRepetition) -> Drop | None:
-    """Rae et al. 2021 (arXiv 2112.11446), table A1."""
-    lines, line_characters = signals.duplicate_lines
-    paragraphs, paragraph_characters = signals.duplicate_paragraphs
-    measured = (
-        ("duplicate_line_fraction", signals.line_fraction(lines), limits.max_duplicate_line_fraction),
-        (
-            "duplicate_paragraph_fraction",
-            paragraphs / max(len(signals.paragraphs), 1),
-            limits.max_duplicate_paragraph_fraction,
-        ),
-        (
-            "duplicate_line_character_fraction",
-            signals.character_fraction(line_characters),
-            limits.max_duplicate_line_character_fraction,
-        ),
-        (
-            "duplicate_paragraph_character_fraction",
-            signals.character_fraction(paragraph_characters),
-            limits.max_duplicate_paragraph_character_fraction,
-        ),
-    )
-    for name, value, limit in measured:
-        if limit is not None and value > limit:
-            return Drop(f"repetition.{name}", round(value, 4))
-    for n, limit in sorted(limits.max_top_ngram_character_fraction.items()):
-        if limit is not None and (value := signals.top_ngram_character_fraction(n)) > limit:
-            return Drop(f"repetition.top_{n}gram_character_fraction", round(value, 4))
-    for n, limit in sorted(limits.max_duplicate_ngram_character_fraction.items()):
-        if limit is not None and (value := signals.duplicate_ngram_character_fraction(n)) > limit:
-            return Drop(f"repetition.duplicate_{n}gram_character_fraction", round(value, 4))
-    return None
+class Left:
+    """The lines a set has left of a page; the text of them is put together when it is asked for."""
+
+    def __init__(self, before: Page, lines: list[str | None]) -> None:
+        self.before, self.lines = before, lines
+        self.changed = lines != before.signals.lines
+        self.c4 = C4Left(lines)
+
+    @cached_property
+    def page(self) -> Page:
+        return Page(without_lines(self.before.text, self.lines), self.before.config) if self.changed else self.before
+
+    @property
+    def lines_removed(self) -> int:
+        return self.lines.count(None)
+
+    @property
+    def words_removed(self) -> int:
+        return self.before.signals.split_words - self.page.signals.split_words if self.changed else 0
+
+    def stored(self) -> dict[str, Any]:
+        """JSON's values, read by `StoredLeft`."""
+        config = self.before.config
+        return {
+            "changed": self.changed,
+            "lines_removed": self.lines_removed,
+            "words_removed": self.words_removed,
+            "c4": self.c4.stored(),
+            "counts": stored_counts(self.page.signals, LINE_COUNTS, config.fineweb.short_line_length),
+        }
 
 
-def c4_lines(signals: Signals, limits: C4Quality) -> list[str | None]:
-    """The text's lines after C4's line rules, None for each one removed.
+class StoredPage:
+    """A `Page` read from what was stored. Its text is only looked at to take lines out of it."""
 
-    Raffel et al. 2020 (arXiv 1910.10683), section 2.2, and its code.
-    The paper says five sentences a page and three words a line; the published code has the two numbers the other way
-    round. The defaults are the paper's.
-    """
-    lowered = signals.text.lower()
-    phrases = POLICY_PHRASES if limits.drop_policy_lines else ()
-    if limits.drop_javascript_lines:
-        phrases += ("javascript",)
-    phrases = tuple(phrase for phrase in phrases if phrase in lowered)
-    citations = limits.remove_citations and "[" in lowered
-    longest = limits.max_word_length
-    result: list[str | None] = []
-    for line in signals.lines:
-        result.append(None)
-        if longest is not None and len(line) > longest and any(len(word) > longest for word in line.split()):
-            continue
-        if citations:
-            line = CITATION.sub("", line).rstrip()
-        if limits.terminal_punctuation and (not line.endswith(TERMINAL_PUNCTUATION) or line.endswith("...")):
-            continue
-        if limits.min_words_per_line is not None and not _at_least_words(line, limits.min_words_per_line):
-            continue
-        if phrases:
-            low = line.lower()
-            if any(phrase in low for phrase in phrases):
-                continue
-        result[-1] = line
-    return result
+    def __init__(self, values: dict[str, Any], text: str, config: QualityConfig, sets: tuple[str, ...] = ()) -> None:
+        self.values, self.unedited, self.config, self.sets = values, text, config, sets
+
+    @cached_property
+    def signals(self) -> Ratios:
+        return StoredSignals(self.values["left"]["+".join(self.sets)]["counts"] if self.sets else self.values["counts"])
+
+    def after(self, name: str) -> StoredLeft:
+        return StoredLeft(StoredPage(self.values, self.unedited, self.config, (*self.sets, name)))
+
+    @property
+    def text(self) -> str:
+        page = Page(self.unedited, self.config)
+        for end, name in enumerate(self.sets, 1):
+            if self.values["left"]["+".join(self.sets[:end])]["changed"]:
+                page = page.after(name).page
+        return page.text
 
 
-def _at_least_words(line: str, count: int) -> bool:
-    return len(line.split(None, count)) >= count
+class StoredLeft:
+    def __init__(self, page: StoredPage) -> None:
+        stored = page.values["left"]["+".join(page.sets)]
+        self.page = page
+        self.changed: bool = stored["changed"]
+        self.lines_removed: int = stored["lines_removed"]
+        self.words_removed: int = stored["words_removed"]
+        self.c4 = StoredC4Left(stored["c4"])
 
 
-def without_lines(text: str, lines: list[str | None]) -> str:
-    """The text with its lines that are not blank replaced by these, and without those that are None.
-
-    Indentation stays, and one blank line where there were any: paragraphs are worth more to a model than C4's own
-    output, which has neither.
-    """
-    left: list[str] = []
-    after_blank = False
-    rest = iter(lines)
-    for raw in text.splitlines():
-        stripped = raw.strip()
-        if not stripped:
-            after_blank = True
-        elif (line := next(rest)) is not None:
-            if after_blank and left:
-                left.append("")
-            after_blank = False
-            left.append(raw[: len(raw) - len(raw.lstrip())] + line)
-    return "\n".join(left)
-
-
-def c4_page(lines: list[str | None], limits: C4Quality) -> Drop | None:
-    """C4's page rules, on the lines that are left.
-
-    The paper speaks of the page; the code looks at the lines its line rules have not removed yet, and so do we: a menu
-    with a curly brace does not cost its page.
-    """
-    left = [line for line in lines if line]
-    text = "\n".join(left)
-    if limits.drop_curly_brace and "{" in text:
-        return Drop("c4.curly_brace", "{")
-    if limits.drop_lorem_ipsum and "lorem ipsum" in text.lower():
-        return Drop("c4.lorem_ipsum", "lorem ipsum")
-    if limits.min_sentences is not None:
-        sentences = 0
-        for line in left:
-            sentences += count_sentences(line)
-            if sentences >= limits.min_sentences:
-                return None
-        return Drop("c4.sentences", sentences)
-    return None
-
-
-def fineweb_quality(signals: Signals, limits: FineWebQuality) -> Drop | None:
-    """Penedo et al. 2024 (arXiv 2406.17557), section 3.6, and its code.
-
-    The paper's text gives 0.1 for the duplicated characters, its code 0.01: the default is the code's, which made the
-    published data.
-    """
-    if not signals.lines:
-        return Drop("fineweb.empty", 0)
-    if limits.min_line_punctuation_ratio is not None:
-        ratio = signals.lines_ending(SENTENCE_PUNCTUATION)
-        if ratio < limits.min_line_punctuation_ratio:
-            return Drop("fineweb.line_punctuation_ratio", round(ratio, 4))
-    if limits.max_short_line_ratio is not None:
-        ratio = signals.lines_up_to(limits.short_line_length)
-        if ratio > limits.max_short_line_ratio:
-            return Drop("fineweb.short_line_ratio", round(ratio, 4))
-    if limits.max_duplicate_line_character_ratio is not None:
-        characters = len(signals.text) - signals.text.count("\n")
-        ratio = signals.duplicate_lines[1] / max(characters, 1)
-        if ratio > limits.max_duplicate_line_character_ratio:
-            return Drop("fineweb.duplicate_line_character_ratio", round(ratio, 4))
-    if limits.max_newline_word_ratio is not None and signals.newline_word_ratio > limits.max_newline_word_ratio:
-        return Drop("fineweb.newline_word_ratio", round(signals.newline_word_ratio, 4))
-    return None
+def judge(page: Page | StoredPage, config: QualityConfig) -> tuple[Page | StoredPage, dict[str, int]] | Drop:
+    """The page as it is kept, and how many lines each set that changed it took out; or the first rule it breaks."""
+    signals = page.signals
+    if config.gopher.enabled and (drop := gopher_quality(signals, config.gopher)):
+        return drop
+    if config.repetition.enabled and (drop := gopher_repetition(signals, config.repetition)):
+        return drop
+    if config.heuristics.enabled and (drop := heuristic_quality(signals, config.heuristics)):
+        return drop
+    removed = {}
+    if config.refinedweb.enabled:
+        left = page.after("refinedweb")
+        if drop := refinedweb_page(signals.split_words, left.words_removed, config.refinedweb):
+            return drop
+        if left.changed:
+            removed["refinedweb_lines_removed"] = left.lines_removed
+        page = left.page
+    if config.c4.enabled:
+        left = page.after("c4")
+        if drop := c4_page_rules(left.c4, config.c4):
+            return drop
+        if left.changed:
+            removed["c4_lines_removed"] = left.lines_removed
+        page = left.page
+    if config.fineweb.enabled and (drop := fineweb_quality(page.signals, config.fineweb)):
+        return drop
+    return page, removed
 
 
 class Quality:
-    """All quality rules in the order of FineWeb: Gopher, C4, and FineWeb's own on what C4 left of the text."""
+    """`measure` stores every count that any rule of any set asks for; a document that was measured is decided by them.
+
+    One that was not is measured as far as the rules that are on ask, which is cheaper: the first drop ends it.
+    """
 
     name = "quality"
 
     def __init__(self, config: QualityConfig) -> None:
         self.config = config
+        settings = {name: getattr(config, name).model_dump(exclude=unused) for name, unused in THRESHOLDS.items()}
+        settings["short_line_length"] = config.fineweb.short_line_length
+        digest = xxhash.xxh3_64_hexdigest(json.dumps(settings, sort_keys=True).encode())
+        self.version = f"{VERSION}-{digest}"
 
-    def __call__(self, document: Document) -> Document | Drop:
-        if document.metadata.get("content_type") == "code":
+    def measure(self, document: Document) -> Document:
+        if _is_code(document) or self._stored(document) is not None:
             return document
-        config, signals = self.config, signals_of(document.text)
-        if config.gopher.enabled and (drop := gopher_quality(signals, config.gopher)):
-            return drop
-        if config.repetition.enabled and (drop := gopher_repetition(signals, config.repetition)):
-            return drop
-        if config.c4.enabled:
-            lines = c4_lines(signals, config.c4)
-            if drop := c4_page(lines, config.c4):
-                return drop
-            if lines != signals.lines:
-                text = without_lines(document.text, lines)
-                document = document.with_text(text, c4_lines_removed=lines.count(None))
-                signals = signals_of(document.text)
-        if config.fineweb.enabled and (drop := fineweb_quality(signals, config.fineweb)):
-            return drop
-        return document
+        return store(document, self.name, self._version(document), self.measured(document.text))
+
+    def measured(self, text: str) -> dict[str, Any]:
+        """JSON's values, some 3 kB of them: of the whole text, and of what each set that removes lines leaves."""
+        page = Page(text, self.config)
+        signals = page.signals
+        counts = stored_counts(signals, COUNTS, self.config.fineweb.short_line_length)
+        counts["top_ngram_characters"] = {str(n): signals.top_ngram_characters(n) for n in NGRAMS}
+        counts["duplicate_ngram_characters"] = {str(n): signals.duplicate_ngram_characters(n) for n in NGRAMS}
+        counts["dolma"] = signals.dolma.counts
+        left: dict[str, Any] = {}
+        for sets in REMOVALS:
+            before = page
+            for name in sets[:-1]:
+                before = before.after(name).page
+            left["+".join(sets)] = before.after(sets[-1]).stored()
+        return {"counts": counts, "left": left}
+
+    def decide(self, document: Document) -> Document | Drop:
+        if _is_code(document):
+            return document
+        values = self._stored(document)
+        text = document.text
+        verdict = judge(StoredPage(values, text, self.config) if values else Page(text, self.config), self.config)
+        if isinstance(verdict, Drop):
+            return verdict
+        page, removed = verdict
+        return document.with_text(page.text, **removed) if removed else document
+
+    __call__ = decide
+
+    def _version(self, document: Document) -> str:
+        # The counts are of this text: a stage may have changed it since.
+        return f"{self.version}-{text_hash(document.text)}"
+
+    def _stored(self, document: Document) -> dict[str, Any] | None:
+        if self.name not in document.metadata.get(SIGNALS, ()):
+            return None
+        return stored(document, self.name, self._version(document))
+
+
+def _is_code(document: Document) -> bool:
+    return document.metadata.get("content_type") == "code"

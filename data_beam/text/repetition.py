@@ -55,19 +55,38 @@ class Repetition:
                 self._levels.append((follows, follows, follows))
         return self._levels[n - 1]
 
-    def top_ngram_characters(self, n: int) -> int:
-        """Characters of the most frequent n-gram, spaces between its words included, times its occurrences.
+    def _top_ngram(self, n: int) -> tuple[int, int]:
+        """(characters of its words, occurrences) of the most frequent n-gram, (0, 0) in a text of fewer words.
 
         Of equally frequent ones the first in the text counts; when none occurs twice that is the text's first.
         """
         if self._words < n:
-            return 0
+            return 0, 0
         positions, names, counts = self._level(n)
         start, times = 0, 1
         if len(positions):
             times = int(counts.max())
             start = int(positions[np.argmax(counts[names] == times)])
-        return (int(self._lengths_before[start + n] - self._lengths_before[start]) + n - 1) * times
+        return int(self._lengths_before[start + n] - self._lengths_before[start]), times
+
+    def top_ngram_characters(self, n: int) -> int:
+        """Characters of the most frequent n-gram, spaces between its words included, times its occurrences."""
+        letters, times = self._top_ngram(n)
+        return (letters + n - 1) * times
+
+    def top_ngram_letters(self, n: int) -> int:
+        """The same without spaces, as dolma counts."""
+        letters, times = self._top_ngram(n)
+        return letters * times
+
+    def repeated_ngram_letters(self, n: int) -> int:
+        """Characters, without spaces, of n-grams that occur more than once, each time, overlapping or not (dolma)."""
+        positions, _, _ = self._level(n)
+        return int((self._lengths_before[positions + n] - self._lengths_before[positions]).sum())
+
+    def ngram_letters(self, n: int) -> int:
+        """Characters, without spaces, of all n-grams, overlapping ones each for itself (dolma)."""
+        return int((self._lengths_before[n:] - self._lengths_before[:-n]).sum()) if self._words >= n else 0
 
     def duplicate_ngram_characters(self, n: int) -> int:
         """Characters, without spaces, inside n-grams seen before; after one the walk goes on behind it."""

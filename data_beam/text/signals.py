@@ -13,7 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
+from data_beam.text import characters, marks
 from data_beam.text import words as text_words
+from data_beam.text.dolma import dolma_counts
+from data_beam.text.ratios import DolmaRatios, Ratios
 from data_beam.text.repetition import Repetition, duplicates
 
 _LETTER = re.compile(r"[^\W\d_]")
@@ -36,8 +39,8 @@ def count_sentences(line: str) -> int:
     return ends + (last < len(line))
 
 
-class Signals:
-    """The measured text. Attributes are counts and fractions; nothing here knows a threshold."""
+class Signals(Ratios):
+    """The measured text. Attributes are counts; nothing here knows a threshold."""
 
     def __init__(self, text: str, words: list[str] | None = None) -> None:
         """`words` replaces the white-space reading, for comparisons with other tokenizers."""
@@ -84,39 +87,41 @@ class Signals:
         return np.array([letter or search(word) is not None for letter, word in pairs], bool)
 
     @cached_property
+    def word_lengths(self) -> np.ndarray:
+        """Characters of each word, int64 [words]"""
+        return self._vocabulary_lengths[self.word_ids]
+
+    def occurrences(self, word: str) -> int:
+        number = self.vocabulary.get(word)
+        return 0 if number is None else int(self._word_counts[number])
+
+    @cached_property
+    def split_words(self) -> int:
+        return len(self.words)
+
+    @cached_property
     def word_count(self) -> int:
-        """Words that hold a letter or a digit: rows of dashes are not words."""
         return int(self._word_counts[self._not_symbols].sum())
 
     @cached_property
-    def mean_word_length(self) -> float:
-        """Characters a word, punctuation attached to it included; 0 for a text without words. (dolma: the median.)"""
-        if not self.word_count:
-            return 0.0
-        return float((self._word_counts * self._vocabulary_lengths)[self._not_symbols].sum() / self.word_count)
+    def word_characters(self) -> int:
+        return int((self._word_counts * self._vocabulary_lengths)[self._not_symbols].sum())
 
     @cached_property
-    def alphabetic_word_fraction(self) -> float:
-        return self._per_word(float(self._word_counts[self._alphabetic].sum()))
+    def alphabetic_words(self) -> int:
+        return int(self._word_counts[self._alphabetic].sum())
 
     @cached_property
-    def hash_word_ratio(self) -> float:
-        return self._per_word(self.text.count("#"))
+    def longest_word(self) -> int:
+        return int(self._vocabulary_lengths.max(initial=0))
 
     @cached_property
-    def ellipsis_word_ratio(self) -> float:
-        return self._per_word(self.text.count("...") + self.text.count("…"))
+    def stop_words(self) -> int:
+        return sum(word in self.vocabulary for word in marks.STOP_WORDS)
 
     @cached_property
-    def newline_word_ratio(self) -> float:
-        return self._per_word(self.text.count("\n"))
-
-    def distinct(self, words: frozenset[str]) -> int:
-        """How many of the given words occur, each counted once. (dolma counts occurrences.)"""
-        return sum(word in self.vocabulary for word in words)
-
-    def _per_word(self, count: float) -> float:
-        return count / len(self.words) if self.words else 0.0
+    def stop_word_occurrences(self) -> int:
+        return sum(map(self.occurrences, marks.STOP_WORDS))
 
     # Lines and paragraphs
 
@@ -125,48 +130,124 @@ class Signals:
         return [stripped for line in self.text.splitlines() if (stripped := line.strip())]
 
     @cached_property
+    def line_count(self) -> int:
+        return len(self.lines)
+
+    def _lines_ending(self, suffixes: tuple[str, ...]) -> int:
+        return sum(line.endswith(suffixes) for line in self.lines)
+
+    @cached_property
+    def bullet_lines(self) -> int:
+        return sum(line.startswith(marks.BULLETS) for line in self.lines)
+
+    @cached_property
+    def ellipsis_lines(self) -> int:
+        return self._lines_ending(marks.ELLIPSES)
+
+    @cached_property
+    def punctuated_lines(self) -> int:
+        return self._lines_ending(marks.SENTENCE_PUNCTUATION)
+
+    @cached_property
+    def end_mark_lines(self) -> int:
+        return self._lines_ending(marks.END_MARKS)
+
+    def short_lines(self, length: int) -> int:
+        return sum(len(line) <= length for line in self.lines)
+
+    @cached_property
+    def _duplicate_lines(self) -> tuple[int, int]:
+        return duplicates(self.lines)
+
+    @property
+    def duplicate_line_count(self) -> int:
+        return self._duplicate_lines[0]
+
+    @property
+    def duplicate_line_characters(self) -> int:
+        return self._duplicate_lines[1]
+
+    @cached_property
     def paragraphs(self) -> list[str]:
         return [part for part in _PARAGRAPH_BREAK.split(self.text.strip()) if part]
 
     @cached_property
-    def duplicate_lines(self) -> tuple[int, int]:
-        """(lines seen before, their characters)"""
-        return duplicates(self.lines)
+    def paragraph_count(self) -> int:
+        return len(self.paragraphs)
 
     @cached_property
-    def duplicate_paragraphs(self) -> tuple[int, int]:
+    def _duplicate_paragraphs(self) -> tuple[int, int]:
         return duplicates(self.paragraphs)
 
-    def line_fraction(self, count: float) -> float:
-        return count / len(self.lines) if self.lines else 0.0
+    @property
+    def duplicate_paragraph_count(self) -> int:
+        return self._duplicate_paragraphs[0]
 
-    def lines_starting(self, prefixes: tuple[str, ...]) -> float:
-        """Fraction of lines."""
-        return self.line_fraction(sum(line.startswith(prefixes) for line in self.lines))
+    @property
+    def duplicate_paragraph_characters(self) -> int:
+        return self._duplicate_paragraphs[1]
 
-    def lines_ending(self, suffixes: tuple[str, ...]) -> float:
-        """Fraction of lines."""
-        return self.line_fraction(sum(line.endswith(suffixes) for line in self.lines))
+    @cached_property
+    def boilerplate_paragraphs(self) -> int:
+        lowered = self.text.lower()
+        phrases = [phrase for phrase in marks.BOILERPLATE_PHRASES if phrase in lowered]
+        if not phrases:
+            return 0
+        return sum(any(phrase in paragraph.lower() for phrase in phrases) for paragraph in self.paragraphs)
 
-    def lines_up_to(self, characters: int) -> float:
-        """Fraction of lines."""
-        return self.line_fraction(sum(len(line) <= characters for line in self.lines))
+    # Characters
 
-    def character_fraction(self, characters: float) -> float:
-        """Of all characters, white space included."""
-        return characters / len(self.text) if self.text else 0.0
+    @cached_property
+    def characters(self) -> int:
+        return len(self.text)
+
+    @cached_property
+    def newlines(self) -> int:
+        return self.text.count("\n")
+
+    @cached_property
+    def hashes(self) -> int:
+        return self.text.count("#")
+
+    @cached_property
+    def ellipses(self) -> int:
+        return self.text.count("...") + self.text.count("…")
+
+    @cached_property
+    def non_alphanumeric_characters(self) -> int:
+        return characters.non_alphanumeric(self.text)
+
+    @cached_property
+    def digit_characters(self) -> int:
+        return characters.digits(self.text)
+
+    @cached_property
+    def url_characters(self) -> int:
+        return characters.in_urls(self.text)
+
+    @cached_property
+    def white_space_characters(self) -> int:
+        return characters.white_space(self.text)
+
+    @cached_property
+    def bracket_characters(self) -> int:
+        return characters.brackets(self.text)
 
     # n-grams
 
     @cached_property
     def repetition(self) -> Repetition:
-        return Repetition(self.word_ids, self._vocabulary_lengths[self.word_ids])
+        return Repetition(self.word_ids, self.word_lengths)
 
-    def top_ngram_character_fraction(self, n: int) -> float:
-        return self.character_fraction(self.repetition.top_ngram_characters(n))
+    def top_ngram_characters(self, n: int) -> int:
+        return self.repetition.top_ngram_characters(n)
 
-    def duplicate_ngram_character_fraction(self, n: int) -> float:
-        return self.character_fraction(self.repetition.duplicate_ngram_characters(n))
+    def duplicate_ngram_characters(self, n: int) -> int:
+        return self.repetition.duplicate_ngram_characters(n)
+
+    @cached_property
+    def dolma(self) -> DolmaRatios:
+        return DolmaRatios(dolma_counts(self))
 
     # Normalised words, for comparing texts
 

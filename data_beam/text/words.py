@@ -22,6 +22,11 @@ def normalised_words(text: str) -> list[str]:
     return _NORMALISED.findall(text.lower())
 
 
+def text_hash(text: str) -> str:
+    """64-bit xxh3, 16 hex digits: tells whether a text is the one that was measured."""
+    return xxhash.xxh3_64_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
 class _Hashes(dict[str, int]):
     """xxh3 of words. Remembers the first 200,000 short ones, some 20 MB: most words of most texts are among them."""
 

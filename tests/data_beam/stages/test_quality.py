@@ -3,19 +3,15 @@
 import pytest
 
 from data_beam.document import Document, Drop
-from data_beam.stages.quality import (
-    Quality,
-    c4_lines,
-    c4_page,
-    fineweb_quality,
-    gopher_quality,
-    gopher_repetition,
-    without_lines,
-)
+from data_beam.stages.quality import Quality
+from data_beam.stages.rules.c4 import c4_lines, c4_page
+from data_beam.stages.rules.fineweb import fineweb_quality
+from data_beam.stages.rules.gopher import gopher_quality, gopher_repetition
+from data_beam.stages.rules.lines import without_lines
 from data_beam.text.signals import Signals
 from maxllm.config.rules import C4Quality, FineWebQuality, GopherQuality, GopherRepetition, QualityConfig
 
-GOPHER_OFF = GopherQuality(**{name: None for name in GopherQuality.model_fields if name != "enabled"})
+GOPHER_OFF = GopherQuality(**{name: None for name in GopherQuality.model_fields if name[:4] in ("min_", "max_")})
 REPETITION_OFF = GopherRepetition(
     **{name: None for name in GopherRepetition.model_fields if name.endswith(("line_fraction", "paragraph_fraction"))},
     max_duplicate_line_character_fraction=None,

@@ -17,17 +17,17 @@ def test_words_lines_and_paragraphs_are_counted_as_documented():
     assert signals.word_count == 12  # without --, # and …
     assert signals.mean_word_length == (3 + 3 + 4 + 3 + 3 + 6 + 4 + 2 + 3 + 3 + 4 + 5) / 12
     assert signals.alphabetic_word_fraction == 11 / 15
-    assert signals.hash_word_ratio == 1 / 15
-    assert signals.ellipsis_word_ratio == 2 / 15
+    assert (signals.hashes, signals.ellipses) == (1, 2)
+    assert signals.symbol_word_ratio == 2 / 15
     assert signals.newline_word_ratio == 5 / 15
     assert signals.lines == ["The cat sat.", "-- The dog # ran...  away 42", "The cat sat.", "Over, …"]
     assert signals.paragraphs == ["The cat sat.", "-- The dog # ran...  away 42\r\nThe cat sat.", "Over, …"]
-    assert signals.duplicate_lines == (1, 12)
-    assert signals.duplicate_paragraphs == (0, 0)
-    assert signals.lines_starting(("-",)) == 1 / 4
-    assert signals.lines_ending(("…",)) == 1 / 4
-    assert signals.lines_up_to(12) == 3 / 4
-    assert signals.distinct(frozenset({"cat", "the", "ran"})) == 1
+    assert (signals.duplicate_line_count, signals.duplicate_line_characters) == (1, 12)
+    assert (signals.duplicate_paragraph_count, signals.duplicate_paragraph_characters) == (0, 0)
+    assert signals.bullet_line_fraction == 1 / 4
+    assert signals.ellipsis_line_fraction == 1 / 4
+    assert signals.short_line_ratio(12) == 3 / 4
+    assert (signals.stop_words, signals.stop_word_occurrences) == (0, 0)  # "The" is none
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", "\t\r\n", "\ufeff", "\ud800", "…", "#"])
@@ -88,7 +88,8 @@ def test_a_line_of_two_million_characters_takes_seconds_not_hours(unit):
     signals = Signals(text)
     signals.top_ngram_character_fraction(2)
     signals.duplicate_ngram_character_fraction(10)
-    _ = signals.paragraphs, signals.duplicate_lines, signals.alphabetic_word_fraction, signals.normalised_hashes
+    _ = signals.paragraphs, signals.duplicate_line_count, signals.alphabetic_words, signals.normalised_hashes
+    _ = signals.non_alphanumeric_characters, signals.digit_characters, signals.url_characters, signals.dolma
     for line in signals.lines[:1000]:
         count_sentences(line)
     assert time.process_time() - start < 6
