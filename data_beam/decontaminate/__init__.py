@@ -1,0 +1,1 @@
+"""Evaluation items in training documents: found, dropped, reported; and the other way round."""
