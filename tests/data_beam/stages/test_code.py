@@ -57,11 +57,11 @@ def test_what_does_not_is_dropped_with_its_reason(source, reason):
     assert results[0].reason == reason
 
 
-def test_only_python_source_is_checked():
+def test_only_code_is_checked():
     stage = CodeSyntax(CodeConfig())
     bad = "def f(:"
-    prose = Document("1", bad, "test", "2024")
-    rust = Document("1", bad, "test", "2024", metadata={"content_type": "code", "programming_language": "rust"})
-    python = Document("1", bad, "test", "2024", metadata={"content_type": "code"})
-    assert stage(prose) is prose and stage(rust) is rust
+    prose = Document("1", bad, "test", "2024", metadata={"programming_language": "python"})
+    klingon = Document("1", bad, "test", "2024", metadata={"content_type": "code", "programming_language": "klingon"})
+    python = Document("1", bad, "test", "2024", metadata={"content_type": "code", "programming_language": "python"})
+    assert stage(prose) is prose and stage(klingon) is klingon
     assert stage(python).reason == "code.syntax"
