@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineRunner
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from data_beam.packaging import add_worker_package
 
@@ -48,7 +48,7 @@ def template_of(beam_args: Sequence[str]) -> str | None:
     return PipelineOptions(list(beam_args)).view_as(GoogleCloudOptions).template_location
 
 
-def run(build: Callable[[beam.Pipeline], Any], beam_args: Sequence[str] = ()) -> None:
+def run(build: Callable[[beam.Pipeline], Any], beam_args: Sequence[str] = ()) -> PipelineResult:
     """Builds the pipeline, runs it and waits for its end. Raises what the pipeline raised."""
     runner, options = runner_of(beam_args)
     pipeline = beam.Pipeline(runner=runner, options=options)
@@ -57,3 +57,4 @@ def run(build: Callable[[beam.Pipeline], Any], beam_args: Sequence[str] = ()) ->
     result = pipeline.run()
     if not template_of(beam_args):
         result.wait_until_finish()
+    return result
