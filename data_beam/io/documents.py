@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 
 import pyarrow
-import pyarrow.parquet
 
 from data_beam.document import DeadLetter, Document, document_id
-from data_beam.io.files import BrokenFile, chunks, lines, open_file
-from maxllm.tokenizer import without_surrogates
+from data_beam.io import clean
+from data_beam.io.files import BrokenFile, chunks, lines
+from data_beam.io.jsonl import MARK
+from data_beam.io.parquet import rows
 
 MAX_LINE = 1 << 28  # bytes
 BATCH_CHARACTERS = 1 << 20
@@ -37,38 +38,44 @@ def read_documents(path: str) -> Iterator[Document | DeadLetter]:
     """JSON lines (plain, `.gz`, `.zst`) or Parquet. What cannot be read is a dead letter, and the rest is read."""
     number = 0
     try:
-        for number, record in enumerate(_parquet(path) if path.endswith(".parquet") else _json_lines(path), 1):
+        for number, record in enumerate(rows(path) if path.endswith(".parquet") else _json_lines(path), 1):
             yield _document(path, number, record)
-    except (BrokenFile, OSError, pyarrow.ArrowException) as error:
+    except (BrokenFile, OSError, pyarrow.ArrowException, ValueError, OverflowError) as error:
         yield DeadLetter(path, "tokenize", f"after record {number}: {error}"[:500])
 
 
 def _json_lines(path: str) -> Iterator[object]:
-    for line in lines(chunks(path), MAX_LINE):
+    for number, line in enumerate(lines(chunks(path), MAX_LINE), 1):
         if isinstance(line, int):
             yield None
-        elif line.strip():
+            continue
+        if number == 1:
+            line = line.removeprefix(MARK)
+        if line.strip():
             try:
-                yield json.loads(line)
-            except ValueError:
+                yield json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError):
                 yield None
-
-
-def _parquet(path: str) -> Iterator[object]:
-    with open_file(path) as stream, pyarrow.parquet.ParquetFile(stream) as table:
-        for batch in table.iter_batches(batch_size=256):
-            for record in batch.to_pylist():
-                if isinstance(record.get("metadata"), str):
-                    record["metadata"] = json.loads(record["metadata"])
-                yield record
 
 
 def _document(path: str, number: int, record: object) -> Document | DeadLetter:
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         return DeadLetter(f"{path}:{number}", "tokenize", "not a JSON document with a text")
-    if record.get("id") is None:
-        record["id"] = document_id(str(record.get("source", "")), path, number)
-    for name in ("id", "text", "source"):
-        if name in record:
-            record[name] = without_surrogates(str(record[name]))
-    return Document.from_json(record)
+    metadata = record.get("metadata")
+    try:
+        if isinstance(metadata, str):  # as Parquet files carry it
+            metadata = json.loads(metadata)
+        metadata = clean.plain(metadata) if isinstance(metadata, dict) else {}
+    except (ValueError, RecursionError) as error:
+        return DeadLetter(f"{path}:{number}", "tokenize", f"its metadata cannot be read: {error}"[:300])
+    source, created = record.get("source"), record.get("created")
+    source = clean.text(source) if isinstance(source, str) else ""
+    id = record.get("id")
+    return Document(
+        id=document_id(source, path, number) if id is None else clean.text(str(id)),
+        text=clean.text(record["text"]),
+        source=source,
+        added=clean.text(str(record.get("added") or "")),
+        created=clean.text(created) if isinstance(created, str) and created else None,
+        metadata=metadata,
+    )

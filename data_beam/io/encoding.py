@@ -11,6 +11,8 @@ MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,30})", re.I)
 CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f�]")
 MAX_CONTROL_SHARE = 0.005
+# Python's own codecs that pages declare only to do harm or by mistake: escapes, and two that take quadratic time.
+REFUSED = frozenset({"unicode-escape", "raw-unicode-escape", "undefined", "idna", "punycode"})
 
 
 class NoEncoding(ValueError):
@@ -26,14 +28,14 @@ def decode(data: bytes, declared: str | None = None) -> str:
     for name in _candidates(data, declared):
         try:
             name = codecs.lookup(name).name
-        except LookupError:
+        except (LookupError, ValueError):  # unknown, or with a NUL
             continue
-        if name in tried:
+        if name in tried or name in REFUSED:
             continue
         tried.append(name)
         try:
             text = data.decode(name)
-        except (UnicodeError, ValueError):
+        except (LookupError, ValueError):  # LookupError: a codec that is not of text, such as zlib
             continue
         if len(CONTROL.findall(text)) <= MAX_CONTROL_SHARE * len(text):
             return text

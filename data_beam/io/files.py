@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from apache_beam.io.filesystems import FileSystems
 from maxllm.config.errors import UserError
 
 CHUNK = 1 << 20
-STORED_CHUNK = 1 << 14  # compressed bytes fed at once: what a broken place can take with it
+# Compressed bytes fed at once: what a broken place can take with it, and what bounds the output of a step. Of gzip a
+# byte gives at most 1,032; of zstd 3 bytes can give a block of 128 KiB, so that 1 KiB gives at most 43 MiB.
+GZIP_CHUNK = 1 << 14
+ZSTD_CHUNK = 1 << 10
 
 
 class BrokenFile(Exception):
@@ -48,8 +52,14 @@ def _match(pattern: str) -> list[File]:
     if not any(character in pattern for character in "*?["):
         below = FileSystems.match([FileSystems.join(pattern, "**")])[0].metadata_list
         if below:
-            return [_file(metadata) for metadata in below]
-    return [_file(metadata) for metadata in FileSystems.match([pattern])[0].metadata_list]
+            return [file for metadata in below if _readable(file := _file(metadata))]
+    found = FileSystems.match([pattern])[0].metadata_list
+    return [file for metadata in found if _readable(file := _file(metadata))]
+
+
+def _readable(file: File) -> bool:
+    """Not a pipe or a device: opening one would wait for ever."""
+    return "://" in file.path or os.path.isfile(file.path)
 
 
 def _file(metadata: Any) -> File:
@@ -70,21 +80,21 @@ def chunks(path: str) -> Iterator[bytes]:
     """Decompressed bytes of a `.gz`, `.zst` or plain file. Raises BrokenFile after everything that could be had."""
     with open_file(path) as stream:
         if path.endswith(".gz"):
-            yield from _members(stream, lambda: zlib.decompressobj(wbits=31))
+            yield from _members(stream, lambda: zlib.decompressobj(wbits=31), GZIP_CHUNK)
         elif path.endswith((".zst", ".zstd")):
-            yield from _members(stream, lambda: zstandard.ZstdDecompressor().decompressobj())
+            yield from _members(stream, lambda: zstandard.ZstdDecompressor().decompressobj(), ZSTD_CHUNK)
         else:
             while data := stream.read(CHUNK):
                 yield data
 
 
-def _members(stream: Any, new: Any) -> Iterator[bytes]:
+def _members(stream: Any, new: Any, step: int) -> Iterator[bytes]:
     """gzip members or zstd frames, one after the other."""
     decompressor = new()
     pending, begun = b"", False
     while True:
-        data = pending[:STORED_CHUNK] or stream.read(STORED_CHUNK)
-        pending = pending[STORED_CHUNK:]
+        data = pending[:step] or stream.read(step)
+        pending = pending[step:]
         if not data:
             break
         begun = True
@@ -127,10 +137,10 @@ def lines(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes | int]:
         yield b"".join(held)
 
 
-def site(url: str | None) -> str | None:
-    """The host without `www.`: the held-out unit of web pages."""
+def site(url: Any) -> str | None:
+    """The host without `www.`: the held-out unit of web pages. None of what is no address."""
     try:
-        host = urlsplit(url or "").hostname
+        host = urlsplit(url).hostname if isinstance(url, str) else None
     except ValueError:
         return None
     return host.removeprefix("www.") if host else None

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from data_beam.document import DeadLetter, Document, document_id
+from data_beam.io import clean
 from data_beam.io.encoding import NoEncoding, decode
 from data_beam.io.files import BrokenFile, File, chunks, matching, site
 from data_beam.io.sample import by_hash
@@ -51,7 +52,7 @@ def read(config: InputConfig, work: Work) -> Iterator[Read]:
         return
     url = _address(text)
     group = site(url) or os.path.basename(os.path.dirname(path))
-    metadata = {"path": path, "content_type": "html", "group": group, **({"url": url} if url else {})}
+    metadata = {"path": clean.text(path), "content_type": "html", "group": group, **({"url": url} if url else {})}
     source = source_name(config)
     yield Document(document_id(source, path), text, source, work.added, metadata=metadata)
 

@@ -8,24 +8,30 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_beam.document import DeadLetter, Document, document_id
-from data_beam.io.files import BrokenFile, chunks, iso, lines, matching, site
-from data_beam.io.source import Read, Work, source_name, too_large
+from data_beam.io import clean
+from data_beam.io.files import BrokenFile, chunks, lines, matching, site
+from data_beam.io.source import Read, Work, limited, source_name, too_large
 from maxllm.config.curate import InputConfig
+
+KNOWN = frozenset(("id", "source", "added", "metadata"))
+MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark
 
 
 def list_work(config: InputConfig) -> Iterator[Work]:
     """A file is a piece of work; with a limit all files are one, read in order: always the same sample."""
     files = matching(config.paths)
     if config.limit:
-        yield Work(tuple(file.path for file in files), added=max(file.written for file in files))
+        yield Work(tuple(file.path for file in files), times=tuple(file.written for file in files))
     else:
         for file in files:
-            yield Work((file.path,), added=file.written)
+            yield Work((file.path,), times=(file.written,))
 
 
 def read(config: InputConfig, work: Work) -> Iterator[Read]:
-    found = itertools.chain.from_iterable(_read_file(config, path, work.added) for path in work.names)
-    yield from itertools.islice(found, config.limit)
+    times = work.times or itertools.repeat(work.added)
+    files = zip(work.names, times, strict=False)
+    found = itertools.chain.from_iterable(_read_file(config, path, added) for path, added in files)
+    yield from limited(found, config.limit)
 
 
 def _read_file(config: InputConfig, path: str, added: str) -> Iterator[Read]:
@@ -34,16 +40,20 @@ def _read_file(config: InputConfig, path: str, added: str) -> Iterator[Read]:
         for number, line in enumerate(lines(chunks(path), config.max_bytes), 1):
             if isinstance(line, int):
                 yield too_large(config, path, line, added, number)
-            elif line.strip():
-                yield _parse(config, path, number, line, added)
+            else:
+                if number == 1:
+                    line = line.removeprefix(MARK)
+                if line.strip():
+                    yield _parse(config, path, number, line, added)
     except (BrokenFile, OSError) as error:
         yield DeadLetter(path, "read", f"after line {number}: {error}")
 
 
 def _parse(config: InputConfig, path: str, number: int, line: bytes, added: str) -> Read:
     try:
-        record = json.loads(line)
-    except ValueError as error:
+        # As UTF-8 and nothing else: json.loads would guess UTF-16 for a line with NUL bytes.
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         return DeadLetter(f"{path}:{number}", "read", f"not JSON: {error}"[:300])
     return from_record(config, path, number, record, added)
 
@@ -51,40 +61,46 @@ def _parse(config: InputConfig, path: str, number: int, line: bytes, added: str)
 def from_record(config: InputConfig, path: str, number: int, record: Any, added: str) -> Read:
     """A record's document. Its own `id` becomes `metadata.original_id`: ids from elsewhere may repeat, ours do not."""
     text = record.get(config.text_key) if isinstance(record, dict) else None
+    if isinstance(text, bytes):  # TFDS has text so
+        text = text.decode("utf-8", "replace")
     if not isinstance(text, str):
-        keys = sorted(record)[:20] if isinstance(record, dict) else type(record).__name__
-        return DeadLetter(f"{path}:{number}", "read", f"no text under the key {config.text_key!r}; it has {keys}")
-    known = {config.text_key, "id", "source", "added", "created", "metadata"}
-    metadata = {key: value for key, value in record.items() if key not in known}
-    metadata.update(_metadata(record.get("metadata")))
+        keys = [clean.text(str(key)) for key in record][:20] if isinstance(record, dict) else type(record).__name__
+        error = f"no text under the key {config.text_key!r}; it has {keys}"
+        return DeadLetter(f"{path}:{number}", "read", error[:500])
+    if len(text) > config.max_bytes:
+        return too_large(config, path, len(text), added, number)
+    try:
+        metadata = _metadata(config, record)
+    except clean.TooDeep as error:
+        return DeadLetter(f"{path}:{number}", "read", str(error))
     if record.get("id") is not None:
-        metadata.setdefault("original_id", str(record["id"]))
-    metadata.setdefault("path", path)
+        metadata.setdefault("original_id", str(clean.plain(record["id"])))
+    metadata.setdefault("path", clean.text(path))
     metadata.setdefault("content_type", "text")
     if (group := site(metadata.get("url"))) is not None:
         metadata.setdefault("group", group)
+    source = record.get("source")
+    created = [time for key in clean.CREATED_KEYS if (time := clean.time(record.get(key) or metadata.get(key)))]
     return Document(
         id=document_id(source_name(config), path, number),
-        text=text.encode("utf-8", "replace").decode("utf-8"),  # JSON may smuggle in lone surrogates
-        source=config.name or record.get("source") or config.format,
-        added=_time(record.get("added")) or added,
-        created=_time(record.get("created")),
+        text=clean.text(text),
+        source=config.name or (clean.text(source) if isinstance(source, str) and source else config.format),
+        added=clean.time(record.get("added")) or added,
+        created=created[0] if created else None,
         metadata=metadata,
     )
 
 
-def _time(value: Any) -> str | None:
-    """Times are compared as text: ISO 8601 as it is, seconds since 1970 made such."""
-    if isinstance(value, int | float) and 0 < value < 1e11:
-        return iso(value)
-    return value if isinstance(value, str) and value else None
-
-
-def _metadata(value: Any) -> dict[str, Any]:
-    """An object, or the JSON text of one, as Parquet files carry it."""
-    if isinstance(value, str):
+def _metadata(config: InputConfig, record: dict[str, Any]) -> dict[str, Any]:
+    """All other keys, and those of `metadata`: an object, or the JSON text of one, as Parquet files carry it."""
+    metadata = {key: clean.plain(value) for key, value in record.items() if key not in KNOWN and key != config.text_key}
+    if clean.time(metadata.get("created")):
+        del metadata["created"]  # it is Document.created
+    own = record.get("metadata")
+    if isinstance(own, str):
         try:
-            value = json.loads(value)
-        except ValueError:
-            return {"metadata": value}
-    return value if isinstance(value, dict) else {}
+            own = json.loads(own)
+        except (ValueError, RecursionError):
+            own = {"metadata": own}
+    metadata.update(clean.plain(own) if isinstance(own, dict) else {})
+    return {clean.text(str(key)): value for key, value in metadata.items()}

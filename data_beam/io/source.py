@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TypeAlias
 
 from data_beam.document import DeadLetter, Document, Drop, Rejected, document_id
+from data_beam.io import clean
 from maxllm.config.curate import InputConfig
 
 FORMATS = {
@@ -20,6 +21,7 @@ FORMATS = {
     "parquet": "data_beam.io.parquet",
     "warc": "data_beam.io.warc",
     "html": "data_beam.io.html",
+    "hf": "data_beam.io.hf",
     "tfds": "data_beam.io.tfds",
     "python-docs": "data_beam.io.python_docs",
     "python-source": "data_beam.io.python_source",
@@ -36,6 +38,7 @@ class Work:
     start: int = 0
     stop: int = 0
     added: str = ""  # when the input was written, ISO 8601 UTC
+    times: tuple[str, ...] = ()  # the same of each of `names`, where one piece has several files
 
 
 def format_module(config: InputConfig) -> ModuleType:
@@ -44,6 +47,16 @@ def format_module(config: InputConfig) -> ModuleType:
 
 def source_name(config: InputConfig) -> str:
     return config.name or config.format
+
+
+def limited(items: Iterator[Read], limit: int | None) -> Iterator[Read]:
+    """At most `limit` documents, dropped ones counted; dead letters on the way come besides."""
+    taken = 0
+    for item in items:
+        yield item
+        taken += not isinstance(item, DeadLetter)
+        if taken == limit:
+            return
 
 
 def read(config: InputConfig, work: Work) -> Iterator[Read]:
@@ -60,5 +73,6 @@ def read(config: InputConfig, work: Work) -> Iterator[Read]:
 
 def too_large(config: InputConfig, location: str, size: int, added: str, index: int = 0) -> Rejected:
     source = source_name(config)
-    document = Document(document_id(source, location, index), "", source, added, metadata={"path": location})
+    id = document_id(source, location, index)
+    document = Document(id, "", source, added, metadata={"path": clean.text(location)})
     return Rejected(document, Drop("read.max_bytes", size))

@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from data_beam.document import Document
 from data_beam.io.files import matching
 from data_beam.io.jsonl import from_record
-from data_beam.io.source import Read, Work, too_large
+from data_beam.io.source import Read, Work
 from maxllm.config.curate import InputConfig
 from maxllm.config.errors import UserError
 
@@ -43,18 +42,4 @@ def read(config: InputConfig, work: Work) -> Iterator[Read]:
     (path,) = work.names
     source = _source(config, path)
     for number in itertools.islice(range(len(source)), work.start, work.stop):
-        read = from_record(config, f"{path}/{config.split}", number, _text(source[number]), work.added)
-        if isinstance(read, Document) and len(read.text) > config.max_bytes:
-            read = too_large(config, path, len(read.text), work.added, number)
-        yield read
-
-
-def _text(value: Any) -> Any:
-    """TFDS gives bytes for text and NumPy for numbers; ours are JSON's types."""
-    if isinstance(value, dict):
-        return {key: _text(item) for key, item in value.items()}
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, list | tuple):
-        return [_text(item) for item in value]
-    return _text(value.tolist()) if hasattr(value, "tolist") else value
+        yield from_record(config, f"{path}/{config.split}", number, source[number], work.added)

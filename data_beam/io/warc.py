@@ -7,16 +7,18 @@ goes on at the next gzip member (or the next `WARC/` line) if there is one. ISO 
 from __future__ import annotations
 
 import itertools
+import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data_beam.document import DeadLetter, Document, Drop, Rejected, document_id
+from data_beam.io import clean
 from data_beam.io.encoding import NoEncoding, decode
 from data_beam.io.files import CHUNK, BrokenFile, open_file, site
 from data_beam.io.jsonl import list_work
-from data_beam.io.source import Read, Work, source_name, too_large
+from data_beam.io.source import Read, Work, limited, source_name, too_large
 from maxllm.config.curate import InputConfig
 
 __all__ = ["list_work", "read", "records"]
@@ -25,6 +27,10 @@ GZIP = b"\x1f\x8b\x08"
 HEADER_BYTES = 1 << 16
 MEMBER_CHUNK = 1 << 14
 LOOK_BACK = 4 << 20
+MAX_URL = 8192  # characters
+STATUS = re.compile(rb"HTTP/\S*\s+(\d{3})\b")
+CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*")
+LENGTH = re.compile(r"[0-9]{1,15}")
 PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
 
@@ -38,29 +44,34 @@ class Record:
 
 
 def read(config: InputConfig, work: Work) -> Iterator[Read]:
-    found = itertools.chain.from_iterable(_read_file(config, path, work.added) for path in work.names)
-    yield from itertools.islice(found, config.limit)
+    files = zip(work.names, work.times or itertools.repeat(work.added), strict=False)
+    found = itertools.chain.from_iterable(_read_file(config, path, added) for path, added in files)
+    yield from limited(found, config.limit)
 
 
 def _read_file(config: InputConfig, path: str, added: str) -> Iterator[Read]:
-    with open_file(path) as stream:
-        for number, record in enumerate(records(stream, config.max_bytes + HEADER_BYTES)):
-            if isinstance(record, str):
-                yield DeadLetter(f"{path}:{number}", "read", record)
-            elif record.fields.get("warc-type") in ("response", "conversion"):
-                yield _page(config, path, number, record, added)
+    number = 0
+    try:
+        with open_file(path) as stream:
+            for number, record in enumerate(records(stream, config.max_bytes + HEADER_BYTES)):
+                if isinstance(record, str):
+                    yield DeadLetter(f"{path}:{number}", "read", record)
+                elif record.fields.get("warc-type") in ("response", "conversion"):
+                    yield _page(config, path, number, record, added)
+    except OSError as error:
+        yield DeadLetter(path, "read", f"after record {number}: {error}")
 
 
 def _page(config: InputConfig, path: str, number: int, record: Record, added: str) -> Read:
     location, source = f"{path}:{number}", source_name(config)
-    url = record.fields.get("warc-target-uri", "").strip("<>")
+    url = record.fields.get("warc-target-uri", "").strip("<>")[:MAX_URL]
     if record.length > config.max_bytes + HEADER_BYTES:
         return too_large(config, path, record.length, added, number)
     try:
         if record.fields["warc-type"] == "conversion":  # WET: text that the crawler extracted
             status, fields, body = 200, record.fields, record.body
         else:
-            status, fields, body = http_response(record.body)
+            status, fields, body = http_response(record.body, config.max_bytes)
         if len(body) > config.max_bytes:
             return too_large(config, path, len(body), added, number)
         content_type, _, parameters = fields.get("content-type", "text/html").partition(";")
@@ -75,32 +86,45 @@ def _page(config: InputConfig, path: str, number: int, record: Record, added: st
     except (BrokenFile, NoEncoding, ValueError, zlib.error) as error:
         return DeadLetter(f"{location} {url}", "read", f"{type(error).__name__}: {error}"[:300])
     kind = "text" if content_type == "text/plain" else "html"
-    metadata = {"url": url, "path": path, "content_type": kind, "group": site(url) or ""}
-    created = record.fields.get("warc-date")
+    metadata = {"url": url, "path": clean.text(path), "content_type": kind, "group": site(url) or ""}
+    created = clean.time(record.fields.get("warc-date"))
     document = Document(document_id(source, path, number), text, source, added or created or "", created, metadata)
     return Rejected(document, drop) if drop else document
 
 
-def http_response(data: bytes) -> tuple[int, dict[str, str], bytes]:
-    """(status, lower-case header fields, body without transfer and content encodings)."""
+def http_response(data: bytes, max_bytes: int) -> tuple[int, dict[str, str], bytes]:
+    """(status, lower-case header fields, body without transfer and content encodings, at most `max_bytes` + 1).
+
+    Raises BrokenFile and zlib.error.
+    """
     head, separator, body = data.partition(b"\r\n\r\n")
     if not separator:
         head, separator, body = data.partition(b"\n\n")
     status_line, _, rest = head.partition(b"\n")
     if not separator or not status_line.startswith(b"HTTP/"):
         raise BrokenFile("the record holds no HTTP response")
-    status = int(status_line.split(maxsplit=2)[1])
+    if (code := STATUS.match(status_line)) is None:
+        raise BrokenFile("the response has no status")
+    status = int(code[1])
     fields = _fields(rest)
     if "chunked" in fields.get("transfer-encoding", "").lower():
         body = _unchunked(body)
     encoding = fields.get("content-encoding", "identity").strip().lower()
     if encoding in ("gzip", "x-gzip") and body.startswith(GZIP):
-        body = zlib.decompress(body, wbits=31)
+        body = _inflated(body, 31, max_bytes)
     elif encoding == "deflate":
-        body = zlib.decompress(body, wbits=15 if body[:1] == b"\x78" else -15)
+        body = _inflated(body, 15 if body[:1] == b"\x78" else -15, max_bytes)
     elif encoding not in ("identity", "", "gzip", "x-gzip"):  # crawlers often leave the field of a body they decoded
         raise BrokenFile(f"content encoding {encoding} is not supported")
     return status, fields, body
+
+
+def _inflated(body: bytes, wbits: int, max_bytes: int) -> bytes:
+    decompressor = zlib.decompressobj(wbits)
+    inflated = decompressor.decompress(body, max_bytes + 1)
+    if len(inflated) <= max_bytes and not decompressor.eof:
+        raise BrokenFile("the compressed body ends early")
+    return inflated
 
 
 def _unchunked(body: bytes) -> bytes:
@@ -108,11 +132,11 @@ def _unchunked(body: bytes) -> bytes:
     parts, place = [], 0
     while True:
         end = body.find(b"\r\n", place)
-        try:
-            size = int(body[place:end].partition(b";")[0], 16)
-        except ValueError:
+        digits = CHUNK_SIZE.fullmatch(body[place : min(end, place + 100)].partition(b";")[0]) if end >= 0 else None
+        if digits is None:
             return body if not parts else b"".join(parts)
-        if end < 0 or size == 0:
+        size = int(digits[1], 16)
+        if size == 0:
             return b"".join(parts)
         parts.append(body[end + 2 : end + 2 + size])
         place = end + 2 + size + 2
@@ -162,20 +186,28 @@ class _Bytes:
     def __init__(self, stream) -> None:
         self.stream = stream
         self.buffer = b""
+        self.place = 0  # of the next byte in the buffer: taking one must not copy the rest
+
+    def __len__(self) -> int:
+        return len(self.buffer) - self.place
 
     def peek(self, size: int) -> bytes:
-        while len(self.buffer) < size and (data := self.stream.read(CHUNK)):
-            self.buffer += data
-        return self.buffer[:size]
+        if len(self) < size:
+            parts, held = [self.buffer[self.place :]], len(self)
+            while held < size and (data := self.stream.read(CHUNK)):
+                parts.append(data)
+                held += len(data)
+            self.buffer, self.place = b"".join(parts), 0
+        return self.buffer[self.place : self.place + size]
 
     def take(self, size: int) -> bytes:
         data = self.peek(size)
-        self.buffer = self.buffer[len(data) :]
+        self.place += len(data)
         return data
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; empty only at the end."""
-        return self.take(min(size, len(self.buffer)) or len(self.peek(1)))
+        return self.take(min(size, len(self)) or len(self.peek(1)))
 
     def skip(self, size: int) -> int:
         left = size
@@ -184,20 +216,18 @@ class _Bytes:
         return size - left
 
     def give_back(self, data: bytes) -> None:
-        self.buffer = data + self.buffer
+        self.buffer, self.place = data + self.buffer[self.place :], 0
 
     def seek_past(self, mark: bytes) -> bool:
         """Moves to the next occurrence of `mark`; False when there is none."""
         while self.peek(len(mark)):
-            place = self.buffer.find(mark)
+            place = self.buffer.find(mark, self.place)
             if place >= 0:
-                self.buffer = self.buffer[place:]
+                self.place = place
                 return True
-            kept = self.buffer[-(len(mark) - 1) :]
+            kept = self.buffer[max(self.place, len(self.buffer) - len(mark) + 1) :]
             data = self.stream.read(CHUNK)
-            self.buffer = kept + data
-            if not data:
-                self.buffer = b""
+            self.buffer, self.place = (kept + data if data else b""), 0
         return False
 
 
@@ -246,7 +276,7 @@ def _parse(source: _Bytes, max_body: int, *, at_end: bool) -> Iterator[Record | 
         window = source.peek(HEADER_BYTES)
         end = window.find(b"\r\n\r\n")
         fields = _fields(window[: max(end, 0)])
-        if not window.startswith(b"WARC/") or end < 0 or not fields.get("content-length", "").isdigit():
+        if not window.startswith(b"WARC/") or end < 0 or not LENGTH.fullmatch(fields.get("content-length", "")):
             yield "broken record: no WARC header where one should be"
             source.take(1)
             if not at_end or not source.seek_past(b"\r\nWARC/"):

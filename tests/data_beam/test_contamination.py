@@ -167,7 +167,7 @@ def test_math_500_is_found_in_the_math_test_set_and_gsm8k_is_not(shared_data, tm
         documents=[str(tmp_path / "corpus")],
         items=ItemsConfig(
             paths=[
-                str(shared_data / "eval" / name) for name in ("math_harness/math_oai.jsonl.gz", "gsm8k/test.jsonl.gz")
+                str(evals / name) for name in ("math_harness/math_oai.jsonl.gz", "gsm8k/test.jsonl.gz")
             ],
             text_keys=["problem", "question"],
         ),
