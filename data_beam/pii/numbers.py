@@ -108,10 +108,8 @@ def social_security_numbers(text: str) -> Iterator[tuple[int, int]]:
 # Telephones
 
 _GAP = r"[ .\u00a0\u2011\u2013/-]"
-# ITU-T E.164: a plus, a country code, 15 digits at the most. The national part is in groups of two or more.
-_INTERNATIONAL = re.compile(
-    rf"(?<![\w+)\]])\+{_GAP}?[1-9][0-9]{{0,2}}(?:{_GAP}{{0,2}}\(0?[0-9]{{0,4}}\))?(?:{_GAP}{{0,2}}[0-9]{{2,}}){{1,6}}(?![\w+]|\.[0-9])"
-)
+# ITU-T E.164: a plus, a country code, at most 15 digits.
+_INTERNATIONAL = re.compile(r"(?<![\w+)\]])\+[1-9](?:[ .()/\u00a0\u2011\u2013-]{0,3}[0-9]){7,14}(?![\w+]|\.[0-9])")
 # The North American plan: area and exchange begin with 2 to 9. Separators make the form; without them it is an id.
 _NORTH_AMERICAN = re.compile(
     r"(?<![\w.+/-])(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([.-]))[2-9][0-9]{2}(?(1)\1|[ .-])[0-9]{4}"

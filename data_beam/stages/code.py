@@ -15,7 +15,7 @@ from data_beam.child import Child
 from data_beam.code import license as licenses
 from data_beam.code.languages import language_of, path_of
 from data_beam.code.measures import measure
-from data_beam.code.parse import COMMENTED, PARSED
+from data_beam.code.parse import COMMENTED, PARSED, TOLERATED
 from data_beam.code.rules import text_rules, tree_rules
 from data_beam.document import Document, Drop
 from data_beam.stages.stage import store, stored
@@ -49,12 +49,13 @@ def python_syntax(source: str, max_characters: int) -> Drop | None:
     return None
 
 
-def measured_version() -> str:
+def measured_version(config: CodeConfig) -> str:
+    """Of the code, the grammars, and the length up to which files were parsed at all."""
     try:
         grammars = version("tree-sitter-language-pack")
     except PackageNotFoundError:  # then every file that needs one becomes a dead letter that says so
         grammars = "none"
-    return f"{VERSION}/tree-sitter-language-pack {grammars}"
+    return f"{VERSION}/{grammars}/{config.max_characters}"
 
 
 class CodeSyntax:
@@ -64,8 +65,9 @@ class CodeSyntax:
 
     def __init__(self, config: CodeConfig) -> None:
         self.config = config
-        self.version = measured_version()
+        self.version = measured_version(config)
         self.child = Child("data_beam.code.parse:parse", config.timeout_seconds)
+        self.tolerated = {**TOLERATED, **config.max_error_fraction}
         self.allow, self.deny = licenses.expand(config.license.allow), licenses.expand(config.license.deny)
 
     def close(self) -> None:
@@ -91,7 +93,7 @@ class CodeSyntax:
         document, language = self._named(document)
         if stored(document, SIGNALS, self.version) is not None:
             return document
-        values = self._text_values(document) | self._tree_values(document, language)
+        values = self._text_values(document) | self._tree_values(document, language, everything=True)
         return store(document, SIGNALS, self.version, values)
 
     def decide(self, document: Document) -> Document | Drop:
@@ -134,22 +136,26 @@ class CodeSyntax:
     def _text_values(self, document: Document) -> dict[str, Any]:
         return stored(document, SIGNALS, self.version) or measure(document.text, path_of(document.metadata))._asdict()
 
-    def _tree_values(self, document: Document, language: str | None) -> dict[str, Any]:
-        """What parsing says: `syntax` (reason, value) where it failed outright, `error_fraction`, `comments`..."""
+    def _tree_values(self, document: Document, language: str | None, everything: bool = False) -> dict[str, Any]:
+        """What parsing says, of what a rule in force asks or of everything.
+
+        `syntax` [reason, value] where it failed outright, `error_fraction` and `error_line`, `comments` (a fraction),
+        `visible` (characters). A language without a parser has none of them.
+        """
         if (values := stored(document, SIGNALS, self.version)) is not None:
             return values
-        text, quality = document.text, self.config.quality
+        text = document.text
+        syntax, quality = everything or self.config.syntax, everything or self.config.quality.enabled
         values = {"characters": len(text)}
         if language == "python":
-            if self.config.syntax and (drop := python_syntax(text, self.config.max_characters)):
+            if syntax and (drop := python_syntax(text, self.config.max_characters)):
                 return values | {"syntax": [drop.reason, drop.value]}
         elif language in PARSED | COMMENTED and len(text) > self.config.max_characters:
             return values | {"syntax": ["code.too_long", len(text)]}
         elif language in PARSED and "\x00" in text:
             return values | {"syntax": ["code.null_byte", text.index("\x00")]}
-        syntax = self.config.syntax and language in PARSED
-        comments = quality.enabled and language in COMMENTED
-        if quality.enabled and language == "html":
+        syntax, comments = syntax and language in PARSED, quality and language in COMMENTED
+        if quality and language == "html":
             values |= self.child.call(("html-text", text, False, False))
         elif syntax or comments:
             values |= self._parsed(self.child.call((language, text, syntax, comments)))
@@ -159,8 +165,8 @@ class CodeSyntax:
         size = max(found["bytes"], 1)
         values: dict[str, Any] = {}
         if "error_bytes" in found:
-            values["error_fraction"] = round((found["error_bytes"] + found["missing"]) / size, 6)
-            values["error_line"] = found["line"]
+            values["error_fraction"] = round(min(1.0, found["error_bytes"] / size), 6)
+            values["error_line"] = found["error_line"]
         if "comments" in found:
             values["comments"] = round(sum(end - start for start, end in found["comments"]) / size, 4)
         return values
@@ -169,12 +175,9 @@ class CodeSyntax:
         if self.config.syntax:
             if syntax := values.get("syntax"):
                 return Drop(*syntax)
-            limits = self.config.max_error_fraction
-            limit = limits.get(language or "", limits.get("default", 0.0))
-            if values.get("error_fraction", 0.0) > limit:
-                return Drop(
-                    "code.syntax", f"line {values['error_line']}: {values['error_fraction']:.4f} of it in errors"
-                )
+            share = values.get("error_fraction", 0.0)
+            if share > self.tolerated.get(language or "", 0.0):
+                return Drop("code.syntax", f"line {values['error_line']}: {share:.4f} of it in errors")
         return tree_rules(language, values, self.config.quality) if self.config.quality.enabled else None
 
     def _stripped(self, document: Document, language: str | None) -> Document:

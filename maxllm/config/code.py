@@ -53,7 +53,8 @@ class CodeConfig(Section):
     every_document: bool = Field(False, description="all are code, whatever metadata.content_type says")
     syntax: bool = Field(True, description="files in a language with a parser must parse; the others pass")
     max_error_fraction: dict[str, float] = Field(
-        {"default": 0.02}, description="share of bytes a parser could not place, by language; Python: none, always"
+        default_factory=dict,
+        description="share of bytes in syntax errors by language, in place of the built-in: C and C++ 0.02, most none",
     )
     max_characters: PositiveInt = Field(1_000_000, description="longer files are dropped, unparsed")
     timeout_seconds: PositiveFloat = Field(10.0, description="a file whose parser takes longer becomes a dead letter")
