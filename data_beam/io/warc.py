@@ -269,11 +269,10 @@ class _Member:
 def _parse(source: _Bytes, max_body: int, *, at_end: bool) -> Iterator[Record | str]:
     """Records of a decompressed stream. `at_end`: the stream is the whole file, so its end may cut a record."""
     while True:
-        while source.peek(2) in (b"\r\n", b"\n\r", b"\n\n") or source.peek(1) == b"\n":
-            source.take(1)
-        if not source.peek(1):
+        while (window := source.peek(HEADER_BYTES)) and (blank := len(window) - len(window.lstrip(b"\r\n"))):
+            source.take(blank)
+        if not window:
             return
-        window = source.peek(HEADER_BYTES)
         end = window.find(b"\r\n\r\n")
         fields = _fields(window[: max(end, 0)])
         if not window.startswith(b"WARC/") or end < 0 or not LENGTH.fullmatch(fields.get("content-length", "")):
