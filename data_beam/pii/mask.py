@@ -6,22 +6,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from data_beam.pii import addresses, numbers, secrets
 
-# (start, end) in characters, disjoint and in order.
-Spans = Iterator[tuple[int, int]]
-
-# In this order: where two finds overlap, the earlier kind has the text. A password in a URL comes before the address
-# that it and the host would look like; what passes a checksum before what only has the length of a phone number.
-DETECTORS: dict[str, Callable[[str], Spans]] = {
-    "key": secrets.keys,
-    "password": secrets.passwords,
-    "email": addresses.emails,
-    "iban": numbers.ibans,
-    "card": numbers.cards,
-    "ssn": numbers.social_security_numbers,
-    "ip": addresses.ips,
-    "phone": numbers.phones,
-}
-KINDS = tuple(DETECTORS)
+# (start, end, kind), in characters.
+Span = tuple[int, int, str]
+# Where two finds overlap, the earlier kind has the text. A password in a URL comes before the address that it and the
+# host would look like; what passes a checksum before what only has the length of a telephone number.
+KINDS = ("key", "password", "email", "iban", "card", "ssn", "ip", "phone")
+DETECTORS: tuple[tuple[frozenset[str], Callable[[str], Iterator[Span]]], ...] = (
+    (frozenset({"key", "password"}), secrets.find),
+    (frozenset({"email"}), addresses.emails),
+    (frozenset({"ip"}), addresses.ips),
+    (frozenset({"iban", "card", "ssn", "phone"}), numbers.find),
+)
 # Numbers in source code are constants far oftener than somebody's: StarCoder (Li et al. 2023, arXiv 2305.06161,
 # section 4) masks names, e-mail and IP addresses, keys and passwords there, and no numbers.
 CODE_KINDS = ("key", "password", "email", "ip")
@@ -52,14 +47,21 @@ EXAMPLE = {
 }
 
 
-def find(text: str, kinds: Collection[str] = KINDS) -> list[tuple[int, int, str]]:
-    """Disjoint (start, end, kind) in order."""
-    found: list[tuple[int, int, str]] = []
-    for kind, detect in DETECTORS.items():
-        if kind in kinds:
-            spans = [(start, end, kind) for start, end in detect(text)]
-            found = _without_overlaps(found, spans) if found and spans else found or spans
-    return found
+def find(text: str, kinds: Collection[str] = KINDS) -> list[Span]:
+    """Disjoint, in order."""
+    found = [
+        span
+        for their_kinds, detect in DETECTORS
+        if not their_kinds.isdisjoint(kinds)
+        for span in detect(text)
+        if span[2] in kinds
+    ]
+    if len(found) < 2:
+        return found
+    kept: list[Span] = []
+    for kind in KINDS:
+        kept = _without_overlaps(kept, sorted(span for span in found if span[2] == kind))
+    return kept
 
 
 def mask(
@@ -83,16 +85,17 @@ def mask(
     return text, counts
 
 
-def _without_overlaps(
-    kept: list[tuple[int, int, str]], spans: list[tuple[int, int, str]]
-) -> list[tuple[int, int, str]]:
-    """Both, in order, less those of `spans` that touch one of `kept`'s characters."""
-    result: list[tuple[int, int, str]] = []
-    index = 0
+def _without_overlaps(kept: list[Span], spans: list[Span]) -> list[Span]:
+    """Both, in order, less those of `spans` that touch one of `kept`'s characters or an earlier one of their own."""
+    if not spans:
+        return kept
+    result: list[Span] = []
+    index = last = 0
     for span in spans:
         while index < len(kept) and kept[index][1] <= span[0]:
             result.append(kept[index])
             index += 1
-        if index == len(kept) or span[1] <= kept[index][0]:
+        if span[0] >= last and (index == len(kept) or span[1] <= kept[index][0]):
             result.append(span)
+            last = span[1]
     return result + kept[index:]

@@ -10,6 +10,13 @@ _SEPARATORS = str.maketrans("", "", " -.()/\u00a0\u2011\u2013\t")
 _MANY_DIGITS = re.compile(r"[0-9](?:[ .()/\u00a0\u2011\u2013-]{0,3}[0-9]){6}")
 
 
+def find(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, kind); finds of different kinds may overlap."""
+    if _MANY_DIGITS.search(text):
+        for kind, detect in (("iban", ibans), ("card", cards), ("ssn", social_security_numbers), ("phone", phones)):
+            yield from ((start, end, kind) for start, end in detect(text))
+
+
 def digits_of(number: str) -> str:
     return number.translate(_SEPARATORS)
 
@@ -17,8 +24,8 @@ def digits_of(number: str) -> str:
 # Cards
 
 _CARD = re.compile(
-    r"(?<![\w.+-])(?:[0-9]{13,19}|[0-9]{4}(?:([ -])[0-9]{4})(?:\1[0-9]{4}){2}(?:\1[0-9]{1,3})?"
-    r"|3[0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5})(?![\w-]|\.[0-9])"
+    r"[2-6](?<![\w.+-][2-6])(?:[0-9]{12,18}|[0-9]{3}(?:([ -])[0-9]{4})(?:\1[0-9]{4}){2}(?:\1[0-9]{1,3})?"
+    r"|[0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5})(?![\w-]|\.[0-9])"
 )
 # Issuer prefixes and lengths (ISO/IEC 7812, the networks' own publications).
 _ISSUERS = (
@@ -43,8 +50,6 @@ def luhn(digits: str) -> bool:
 
 def cards(text: str) -> Iterator[tuple[int, int]]:
     """13 to 19 digits, in one piece or in the groups printed on cards, of a known issuer, with a right check digit."""
-    if not _MANY_DIGITS.search(text):
-        return
     for match in _CARD.finditer(text):
         digits = digits_of(match.group())
         issued = any(len(digits) in lengths and prefix.match(digits) for prefix, lengths in _ISSUERS)
@@ -83,8 +88,6 @@ _IBAN_LENGTHS = {
 
 def ibans(text: str) -> Iterator[tuple[int, int]]:
     """ISO 13616: country, length, and the number modulo 97 is 1 with its head moved to its tail."""
-    if not _MANY_DIGITS.search(text):
-        return
     for match in _IBAN.finditer(text):
         number = match.group().replace(" ", "")
         if len(number) == _IBAN_LENGTHS.get(number[:2]):
@@ -94,15 +97,16 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
 
 # Social security
 
-# 42 U.S.C. 405: areas 000, 666 and 900 to 999, group 00 and serial 0000 are never issued. With hyphens only: nine
-# digits in a row are anything.
-_SSN = re.compile(r"(?<![\w.-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![\w-]|\.[0-9])")
+# With hyphens only: nine digits in a row are anything.
+_SSN = re.compile(r"[0-8](?<![\w.-][0-9])[0-9]{2}-[0-9]{2}-[0-9]{4}(?![\w-]|\.[0-9])")
 
 
 def social_security_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Of the United States."""
-    if _MANY_DIGITS.search(text):
-        yield from (match.span() for match in _SSN.finditer(text))
+    """Of the United States. Areas 000, 666 and 900 to 999, group 00 and serial 0000 are never issued (SSA, 2011)."""
+    for match in _SSN.finditer(text):
+        area, group, serial = match.group().split("-")
+        if area not in ("000", "666") and group != "00" and serial != "0000":
+            yield match.span()
 
 
 # Telephones
@@ -112,17 +116,20 @@ _GAP = r"[ .\u00a0\u2011\u2013/-]"
 _INTERNATIONAL = re.compile(r"(?<![\w+)\]])\+[1-9](?:[ .()/\u00a0\u2011\u2013-]{0,3}[0-9]){7,14}(?![\w+]|\.[0-9])")
 # The North American plan: area and exchange begin with 2 to 9. Separators make the form; without them it is an id.
 _NORTH_AMERICAN = re.compile(
-    r"(?<![\w.+/-])(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([.-]))[2-9][0-9]{2}(?(1)\1|[ .-])[0-9]{4}"
+    r"[2-9(](?:(?<=\()[2-9][0-9]{2}\) ?|(?<=[2-9])[0-9]{2}([.-]))[2-9][0-9]{2}(?(1)\1|[ .-])[0-9]{4}"
     r"(?![\w-]|\.[0-9]|/[0-9])"
 )
+_COUNTRY = re.compile(r"1[ .-]")
+_JOINED = re.compile(r"[\w.+/-]")
 # Any form after a word that announces a telephone number.
+_ANY = re.compile(r"[(+0-9](?<![\w+.][(+0-9])(?:[ .()/\u00a0\u2011\u2013-]{0,3}[0-9]){6,15}(?![\w-]|\.[0-9])")
 _ANNOUNCED = re.compile(
     r"\b(?:tel|telephone|phone|ph|fax|mobile|mob|cell|call(?: us| me| him| her)?|whatsapp|sms|hotline|t[eé]l[eé]phone"
     r"|telefon|telefono|tel[eé]fono|telefone|handy|gsm|dial|text)"
-    r"(?: (?:number|no|nr|us))?[.:#]?\)?:? {0,2}(?:at |on |is |us at )?"
-    rf"(\+?\(?[0-9]{{1,5}}\)?(?:{_GAP}{{0,2}}\(?[0-9]{{1,9}}\)?){{1,6}})(?![\w-]|\.[0-9])",
+    r"(?: (?:number|no|nr|us))?[.:#]?\)?:? {0,2}(?:at |on |is |us at )?$",
     re.IGNORECASE,
 )
+ANNOUNCEMENT = 40  # characters before a number
 # ITU-T E.164's list of assigned codes: those of one and two digits, and the first two digits of those of three.
 _ONE = frozenset("17")
 _TWO = frozenset(
@@ -137,14 +144,19 @@ _DATE = re.compile(
 
 def phones(text: str) -> Iterator[tuple[int, int]]:
     """International numbers with their plus, North American ones with separators, any others where a word says so."""
-    if not _MANY_DIGITS.search(text):
-        return
-    spans = [match.span() for match in _NORTH_AMERICAN.finditer(text) if _north_american(digits_of(match.group()))]
+    spans: list[tuple[int, int]] = []
+    for match in _NORTH_AMERICAN.finditer(text):
+        start = match.start()
+        start -= 2 * (start > 1 and _COUNTRY.match(text, start - 2, start) is not None)
+        if not (start and _JOINED.match(text, start - 1)) and _north_american(digits_of(match.group())):
+            spans.append((start, match.end()))
     if "+" in text:
         spans += [
             match.span() for match in _INTERNATIONAL.finditer(text) if _international(digits_of(match.group()[1:]))
         ]
-    spans += [match.span(1) for match in _ANNOUNCED.finditer(text) if _announced(match.group(1))]
+    for match in _ANY.finditer(text):
+        if _announced(match.group()) and _ANNOUNCED.search(text[max(0, match.start() - ANNOUNCEMENT) : match.start()]):
+            spans.append(match.span())
     end = 0
     # Of two that overlap the one that begins first, and the longer of those.
     for start, stop in sorted(spans, key=lambda span: (span[0], -span[1])):

@@ -45,21 +45,19 @@ _KEY_END = re.compile(r"-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-
 _ENCODED = re.compile(r"[0-9A-Za-z+/=\\\s\"',]*+")
 _ENCODED_LINE = re.compile(r"[0-9A-Za-z+/=]{32}")
 
-_NAMES = (
-    r"passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|access|auth|private|account|service|client)[_-]?key"
-)
-# name = "value", name: 'value', "name" => "value", name: str = "value". Only the value is masked, so code still parses.
+# Names of what is secret, in lower case. A key is one if it is a key to something.
+_NAMES = ("passw", "passphrase", "pwd", "secret", "token", "credential", "key")
+_KEY_TO = re.compile(r"(?:api|access|auth|private|account|service|client|secret|signing|encryption)[_-]?$")
+# The rest of a name, and name = "value", name: 'value', "name" => "value", name: str = "value". Only the value is
+# masked, so that code still parses.
 _QUOTED = re.compile(
-    rf"({_NAMES})[\w.-]{{0,30}}[\"'`\]]{{0,2}}\s{{0,4}}(?::\s{{0,2}}[\w.\[\]]{{1,20}}\s{{0,2}}=|:=|=>|[:=]|,)\s{{0,4}}"
-    r"[brfu@]?([\"'`])([^\"'`\s]{6,200})\2",
-    re.IGNORECASE,
+    r"[\w.-]{0,40}[\"'`\]]{0,2}\s{0,4}(?::\s{0,2}[\w.\[\]]{1,20}\s{0,2}=|:=|=>|[:=]|,)\s{0,4}"
+    r"[brfuBRFU@]?([\"'`])([^\"'`\s]{6,200})\1"
 )
 # NAME=value to the end of a line, as in .env, .ini and shell. Without quotes it may be any expression: see `_random`.
 _UNQUOTED = re.compile(
-    rf"({_NAMES})[\w.-]{{0,30}}[ \t]{{0,4}}[=:][ \t]{{0,4}}([0-9A-Za-z+/_=.~!@#$%^&*-]{{12,200}})[ \t]*(?=[\r\n]|$)",
-    re.IGNORECASE,
+    r"[\w.-]{0,40}[ \t]{0,4}[=:][ \t]{0,4}([0-9A-Za-z+/_=.~!@#$%^&*-]{12,200})[ \t]{0,20}(?=[\r\n]|$)"
 )
-_MENTION = re.compile("passw|passphrase|pwd|secret|token|credential|key", re.IGNORECASE)
 # scheme://user:password@host
 _IN_URL = re.compile(r"://[^\s:/@\"'<>{}]{1,64}:([^\s:/@\"'<>{}|]{3,128})@(?=[\w.-])")
 # Stand-ins and references instead of a secret.
@@ -71,40 +69,44 @@ _STAND_IN = re.compile(
 MIN_ENTROPY = 3.5  # bits a character: gitleaks' generic-api-key
 
 
-def keys(text: str) -> Iterator[tuple[int, int]]:
-    """Tokens with a provider's prefix, private key blocks, JSON Web Tokens, random values given to names of keys."""
-    spans: list[tuple[int, int]] = []
+def find(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, `key` or `password`): tokens with a provider's prefix, private key blocks, JSON Web Tokens, random
+    values given to names of keys, values given to names of passwords, passwords in URLs. They may overlap."""
     for prefix, pattern in _COMPILED.items():
         if prefix in text:
-            spans += [match.span() for match in pattern.finditer(text)]
+            yield from ((*match.span(), "key") for match in pattern.finditer(text))
     if "PRIVATE KEY" in text:
-        spans += _private_keys(text)
-    if _MENTION.search(text):
-        spans += [match.span(3) for match in _QUOTED.finditer(text) if not _password(match) and _random(match.group(3))]
-        spans += [match.span(2) for match in _UNQUOTED.finditer(text) if _random(match.group(2))]
-    yield from _disjoint(spans)
-
-
-def passwords(text: str) -> Iterator[tuple[int, int]]:
-    """Quoted values of names of passwords, and passwords in URLs."""
-    spans: list[tuple[int, int]] = []
+        yield from ((start, end, "key") for start, end in _private_keys(text))
     if "://" in text and "@" in text:
-        spans += [match.span(1) for match in _IN_URL.finditer(text) if not _STAND_IN.search(match.group(1))]
-    if _MENTION.search(text):
-        for match in _QUOTED.finditer(text):
-            if _password(match) and _like_a_password(match.group(3)):
-                spans.append(match.span(3))
-    yield from _disjoint(spans)
+        for match in _IN_URL.finditer(text):
+            if not _STAND_IN.search(match.group(1)):
+                yield *match.span(1), "password"
+    yield from _assigned(text)
+
+
+def _assigned(text: str) -> Iterator[tuple[int, int, str]]:
+    lower = text.lower()
+    if len(lower) != len(text):  # a few capitals are two small letters, and places must agree
+        lower = "".join(low if len(low := character.lower()) == 1 else character for character in text)
+    for name in _NAMES:
+        place = lower.find(name)
+        while place >= 0:
+            end = place + len(name)
+            if name != "key" or _KEY_TO.search(lower[max(0, place - 12) : place]):
+                password = name[0] == "p" and not lower.startswith("key", end)
+                if match := _QUOTED.match(text, end):
+                    value = match.group(2)
+                    if _like_a_password(value) if password else _random(value):
+                        yield *match.span(2), "password" if password else "key"
+                elif (match := _UNQUOTED.match(text, end)) and _random(match.group(1)):
+                    yield *match.span(1), "key"
+            place = lower.find(name, end)
 
 
 def entropy(value: str) -> float:
     """Shannon's, of the characters' frequencies, in bits a character."""
     counts = [value.count(character) for character in set(value)]
     return -sum(count / len(value) * log2(count / len(value)) for count in counts)
-
-
-def _password(match: re.Match[str]) -> bool:
-    return match.group(1)[0] in "pP" and "key" not in match.group(1).lower()
 
 
 def _random(value: str) -> bool:
@@ -136,12 +138,3 @@ def _private_keys(text: str) -> Iterator[tuple[int, int]]:
             end = _ENCODED.match(text, begin.end())
         last = end.end() if end else body.end()
         yield begin.start(), last
-
-
-def _disjoint(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """In order; of those that overlap, the one that begins first, and the longest of these."""
-    last = 0
-    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
-        if start >= last:
-            yield start, end
-            last = end
