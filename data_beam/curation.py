@@ -8,21 +8,18 @@ Every document read ends as exactly one of kept, rejected or dead, and a run tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from data_beam.child import ChildError, describe
 from data_beam.document import DeadLetter, Document, Drop, Rejected
 from data_beam.io import source
-from data_beam.parts import WriteParts
+from data_beam.outcomes import DEAD, REJECTED, CountAll, WriteOutcomes, in_global_window, routed, tagged, where
+from data_beam.parts import BETWEEN
 from data_beam.phases import Job
 from data_beam.progress import count
-from data_beam.report.summary import Summarise
 from data_beam.stages.code import CodeSyntax
 from data_beam.stages.decontaminate import Decontaminate
 from data_beam.stages.extract import Extract
@@ -33,9 +30,7 @@ from data_beam.stages.url import UrlFilter
 from data_beam.verdicts import Part, ReadParts
 from maxllm.config.curate import CurateConfig, InputConfig
 
-REJECTED, DEAD = "rejected", "dead"
 Step = Callable[[Document], Document | Drop]
-BETWEEN = "jsonl.zst"  # the format of what one phase leaves to the next, of rejects and of dead letters
 
 
 def stages_before_extraction(config: CurateConfig) -> list[Stage]:
@@ -124,7 +119,7 @@ class ExtractText(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if (item := self._collect()) is not None:
-            yield _in_global_window(tagged(item))
+            yield in_global_window(tagged(item))
 
     def teardown(self) -> None:
         self.extract.close()
@@ -146,25 +141,6 @@ class ExtractText(beam.DoFn):
         except ChildError as error:
             return DeadLetter(where(document), self.extract.name, str(error))
         return Rejected(document, result) if isinstance(result, Drop) else result
-
-
-def where(document: Document) -> str:
-    metadata = document.metadata
-    name = metadata.get("url") or metadata.get("path") or metadata.get("module")
-    return f"{document.id} {name}" if name else document.id
-
-
-def tagged(item: Document | Rejected | DeadLetter) -> Any:
-    if isinstance(item, Rejected):
-        return TaggedOutput(REJECTED, item)
-    return TaggedOutput(DEAD, item) if isinstance(item, DeadLetter) else item
-
-
-def _in_global_window(item: Any) -> Any:
-    window = GlobalWindow()
-    if isinstance(item, TaggedOutput):
-        return TaggedOutput(item.tag, WindowedValue(item.value, window.max_timestamp(), [window]))
-    return WindowedValue(item, window.max_timestamp(), [window])
 
 
 class Filter(beam.PTransform):
@@ -242,64 +218,8 @@ class Finish(beam.PTransform):
         )
 
 
-class CountAll(beam.PTransform):
-    """How many there are, in several collections together."""
-
-    def __init__(self, collections: list[beam.PCollection]) -> None:
-        super().__init__()
-        self.collections = collections
-
-    def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
-        return self.collections | beam.Flatten() | beam.combiners.Count.Globally()
-
-
-class WriteOutcomes(beam.PTransform):
-    """The number of documents read -> the end of a phase: its outcomes in files by folder, their summary."""
-
-    def __init__(
-        self, job: Job, folders: dict[str, list[beam.PCollection]], format: str, *, counted: tuple[str, ...]
-    ) -> None:
-        super().__init__()
-        self.job, self.folders, self.format, self.counted = job, folders, format, counted
-
-    def expand(self, read: beam.PCollection[int]) -> beam.PCollection:
-        flat = {name: each | f"All {name}" >> beam.Flatten() for name, each in self.folders.items()}
-        written = {
-            name: beam.pvalue.AsList(
-                outcomes
-                | f"Write {name}"
-                >> beam.ParDo(WriteParts(self.job.path(name), self.format if name == "documents" else BETWEEN))
-            )
-            for name, outcomes in flat.items()
-        }
-        summary = (
-            [flat[name] for name in self.counted]
-            | "Outcomes" >> beam.Flatten()
-            | "Summarise" >> beam.CombineGlobally(Summarise())
-        )
-        return read | "Finish" >> beam.Map(_finish, job=self.job, summary=beam.pvalue.AsSingleton(summary), **written)
-
-
-def _finish(read: int, job: Job, summary: dict[str, Any], **written: list[tuple[str, int]]) -> None:
-    files = {name: sorted(files) for name, files in written.items()}
-    job.finish(read=read, summary=summary, files=files)
-
-
 def as_written(document: Document, config: CurateConfig) -> Document:
     """A document as a run leaves it: its source routed, measured values only if asked for."""
     if not config.signals.store:
         document = without_signals(document)
     return routed(document, config.output.source)
-
-
-def routed(document: Document, template: str) -> Document:
-    """`source` by a template over metadata: `{source}/{language}`. A key the document lacks is `unknown`."""
-    if template == "{source}":
-        return document
-    values = _Known({**document.metadata, "source": document.source})
-    return replace(document, source=template.format_map(values))
-
-
-class _Known(dict[str, Any]):
-    def __missing__(self, key: str) -> str:
-        return "unknown"

@@ -21,6 +21,7 @@ from data_beam.document import DeadLetter, Document, Rejected
 
 # Text of one file before compression: few enough files for 10 TB, small enough that its verdicts fit in memory.
 PART_BYTES = 128 << 20
+BETWEEN = "jsonl.zst"  # the format of what one phase leaves to the next, of rejects and of dead letters
 ROWS = 512  # of a Parquet row group
 # dolma and datatrove read metadata as a JSON string: a struct would have a different type in every file.
 SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("id", "text", "source", "added", "created", "metadata")])

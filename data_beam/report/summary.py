@@ -10,6 +10,7 @@ import apache_beam as beam
 import xxhash
 
 from data_beam.document import DeadLetter, Document, Rejected
+from data_beam.select.age import year_of
 
 SAMPLES = 3  # per reason
 SAMPLE_CHARACTERS = 400
@@ -27,6 +28,7 @@ class Summarise(beam.CombineFn):
             "dropped": Counter(),  # reason -> documents
             "dead": Counter(),  # stage -> dead letters
             "languages": Counter(),  # of kept documents
+            "years": Counter(),  # of kept documents: the year of created, else of added
             "lengths": Counter(),  # floor(log2(characters)) of kept documents
             "samples": {},  # reason -> [(hash, sample)], the lowest hashes
         }
@@ -53,6 +55,7 @@ class Summarise(beam.CombineFn):
         metadata = document.metadata
         language = metadata.get("language") or metadata.get("programming_language") or "unknown"
         accumulator["languages"][str(language)] += 1
+        accumulator["years"][year_of(document)] += 1
         accumulator["lengths"][max(0, len(document.text).bit_length() - 1)] += 1
 
     def merge_accumulators(self, accumulators: Any) -> Accumulator:

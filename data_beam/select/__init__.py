@@ -1,0 +1,1 @@
+"""Which curated documents go into training, how often, and in what shares."""
