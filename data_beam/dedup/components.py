@@ -1,93 +1,27 @@
 """Connected components on Beam: every node learns the smallest node it is connected to.
 
 Rounds of large-star and small-star (Kiveris et al. 2014, "Connected Components in MapReduce and Beyond") pull nodes
-towards their smallest neighbour, on all workers. Beam cannot loop until nothing changes, so a fixed number of rounds
-is followed by an end that is right whatever they left: nodes that hang on one parent and carry no children are leaves
-and need only their parent's answer; the edges among all others go to one worker's union-find. Clusters of near
-duplicates are mostly stars already: two rounds leave that worker a few edges in a hundred even where copies drift (a
-test holds it), and more rounds leave fewer. The result is the same for any number of rounds, workers and shards,
-because it is a property of the graph.
+towards their smallest neighbour, on all workers. Beam cannot loop until nothing changes, so a job does a few rounds
+and then looks whether they were enough; data_beam/dedup/driver.py starts jobs until they were. There is no step that
+one worker does alone, and the result is a property of the graph: the same for any number of rounds, jobs and workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
 
-from data_beam.dedup.nodes import smallest_reachable
+from data_beam.dedup.groups import HELD, LARGE_STAR, SMALL_STAR, Pair, Smallest
+from data_beam.dedup.nodes import Node
 
-Edge = tuple[str, str]
-
-
-def star(nodes: Iterable[str]) -> Iterator[Edge]:
-    """(x, smallest) for each other node of a group: as many edges as nodes, where all pairs would be their square.
-
-    Walks the group twice without holding it: a group may be as large as the most copied page of the web.
-    """
-    smallest = min(nodes)
-    for node in nodes:
-        if node != smallest:
-            yield node, smallest
+Edge = Pair  # (larger node, smaller node)
 
 
-def large_star(group: tuple[str, Iterable[str]]) -> Iterator[Edge]:
-    """From a node and all its neighbours: its larger neighbours move to the smallest of them all."""
-    node, neighbours = group
-    smallest = min(node, min(neighbours))
-    for neighbour in neighbours:
-        if neighbour > node:
-            yield neighbour, smallest
-
-
-def small_star(group: tuple[str, Iterable[str]]) -> Iterator[Edge]:
-    """From a node and its smaller neighbours: the node and they move to the smallest of them; each edge once."""
-    node, smaller = group
-    distinct = set(smaller)
-    smallest = min(distinct)
-    distinct.add(node)
-    for other in distinct:
-        if other != smallest:
-            yield other, smallest
-
-
-def _both_ways(edge: Edge) -> tuple[Edge, Edge]:
-    larger, smaller = edge
-    return (larger, smaller), (smaller, larger)
-
-
-def _parent_and_mark(edge: Edge) -> tuple[Edge, Edge]:
-    """(child, parent), and for the parent a mark that it has children."""
-    child, parent = edge
-    return (child, parent), (parent, "")
-
-
-class _SplitLeaves(beam.DoFn):
-    """From a node with its parents and marks: leaves by parent, all other edges as they are."""
-
-    LEAF, KNOT = "leaf", "knot"
-
-    def process(self, group: tuple[str, Iterable[str]]) -> Iterator[beam.pvalue.TaggedOutput]:
-        node, values = group
-        parents = set(values)
-        has_children = "" in parents
-        parents.discard("")
-        if len(parents) == 1 and not has_children:
-            yield beam.pvalue.TaggedOutput(self.LEAF, (parents.pop(), node))
-        else:
-            for parent in parents:
-                yield beam.pvalue.TaggedOutput(self.KNOT, (node, parent))
-
-
-def _answer_leaves(group: tuple[str, dict[str, Iterable[str]]]) -> Iterator[Edge]:
-    parent, found = group
-    smallest = next(iter(found["smallest"]), parent)
-    for leaf in found["leaves"]:
-        yield leaf, smallest
-
-
-class ConnectedComponents(beam.PTransform):
-    """Edges (larger node, smaller node) -> (node, smallest node of its component) for all nodes but the smallest."""
+class Rounds(beam.PTransform):
+    """Edges -> edges that connect the same nodes, nearer to stars. There are never more of them than before."""
 
     def __init__(self, rounds: int) -> None:
         super().__init__()
@@ -98,28 +32,88 @@ class ConnectedComponents(beam.PTransform):
             edges = (
                 edges
                 | f"both ways {number}" >> beam.FlatMap(_both_ways).with_output_types(Edge)
-                | f"neighbours {number}" >> beam.GroupByKey()
-                | f"large star {number}" >> beam.FlatMap(large_star).with_output_types(Edge)
-                | f"smaller neighbours {number}" >> beam.GroupByKey()
-                | f"small star {number}" >> beam.FlatMap(small_star).with_output_types(Edge)
+                | f"large star {number}" >> Smallest(LARGE_STAR)
+                | f"small star {number}" >> Smallest(SMALL_STAR)
             )
-        split = (
+        return edges
+
+
+def _both_ways(edge: Edge) -> tuple[Edge, Edge]:
+    larger, smaller = edge
+    return (larger, smaller), (smaller, larger)
+
+
+class _ParentsAndMarks(beam.DoFn):
+    """(child, parent), and for the parent a mark that it has children: a few a bundle, however many children."""
+
+    def start_bundle(self) -> None:
+        self.marked: set[Node] = set()
+
+    def process(self, edge: Edge) -> Iterator[Edge]:
+        yield edge
+        parent = edge[1]
+        if parent not in self.marked:
+            if len(self.marked) >= HELD:
+                self.marked.clear()
+            self.marked.add(parent)
+            yield parent, b""
+
+
+class _Judge(beam.DoFn):
+    """A node's parents and marks -> (node, parent) once; and a violation if it has two parents or carries children."""
+
+    def process(self, group: tuple[Node, Iterable[Node]]) -> Iterator[Any]:
+        node, values = group
+        parent, several, carries = None, False, False
+        for value in values:
+            if not value:
+                carries = True
+            elif parent is None:
+                parent = value
+            elif value != parent:
+                several = True
+                parent = min(parent, value)
+        if parent is not None:
+            yield node, parent
+            if several or carries:
+                yield TaggedOutput("violations", 1)
+
+
+class Verify(beam.PTransform):
+    """Edges -> (edges, each once; how many nodes violate being done).
+
+    Done is: every node that has a parent has one only, and no parent has one itself. Then (node, parent) is
+    (node, smallest node of its component) for all nodes but the smallest. While it is not done, each node has still
+    only one of its parents here: never go on from these edges, go on from those that were put in.
+    """
+
+    def expand(self, edges: beam.PCollection[Edge]) -> tuple[beam.PCollection[Edge], beam.PCollection[int]]:
+        judge = beam.ParDo(_Judge()).with_output_types(Edge, violations=int)
+        judged = (
             edges
-            | "parents and marks" >> beam.FlatMap(_parent_and_mark).with_output_types(Edge)
+            | "parents and marks" >> beam.ParDo(_ParentsAndMarks()).with_output_types(Edge)
             | "family" >> beam.GroupByKey()
-            | "leaves apart" >> beam.ParDo(_SplitLeaves()).with_outputs(_SplitLeaves.LEAF, _SplitLeaves.KNOT)
+            | "judge" >> judge.with_outputs("violations", main="edges")
         )
-        leaves = split[_SplitLeaves.LEAF] | "leaves" >> beam.Map(tuple).with_output_types(Edge)
-        knots = (
-            split[_SplitLeaves.KNOT]
-            | "to one worker" >> beam.Map(lambda edge: (0, edge)).with_output_types(tuple[int, Edge])
-            | "knot" >> beam.GroupByKey()
-            | "union-find" >> beam.FlatMap(lambda group: smallest_reachable(group[1]).items()).with_output_types(Edge)
-        )
-        answered = (
-            {"leaves": leaves, "smallest": knots}
-            | "leaves and their parents" >> beam.CoGroupByKey()
-            | "answer leaves" >> beam.FlatMap(_answer_leaves).with_output_types(Edge)
-        )
-        others = knots | "not the smallest" >> beam.Filter(lambda pair: pair[0] != pair[1]).with_output_types(Edge)
-        return (answered, others) | beam.Flatten()
+        return judged.edges, judged.violations | "count" >> beam.combiners.Count.Globally()
+
+
+class ConnectedComponents(beam.PTransform):
+    """Edges -> (node, smallest node of its component) for all nodes but the smallest, in one job.
+
+    Its run fails when `rounds` were not enough; the driver's jobs are for graphs of any depth.
+    """
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self.rounds = rounds
+
+    def expand(self, edges: beam.PCollection[Edge]) -> beam.PCollection[Edge]:
+        labels, violations = edges | "rounds" >> Rounds(self.rounds) | "verify" >> Verify()
+        return labels | "only if done" >> beam.Map(_only_if_done, beam.pvalue.AsSingleton(violations), self.rounds)
+
+
+def _only_if_done(edge: Edge, violations: int, rounds: int) -> Edge:
+    if violations:
+        raise RuntimeError(f"{violations} nodes are not settled after {rounds} rounds; give more rounds")
+    return edge

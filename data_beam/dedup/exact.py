@@ -5,8 +5,8 @@ from __future__ import annotations
 import apache_beam as beam
 import xxhash
 
-from data_beam.dedup.components import star
-from data_beam.dedup.nodes import id_of, node_of
+from data_beam.dedup.groups import Pair, Smallest
+from data_beam.dedup.nodes import is_old, node, unpacked_id
 from data_beam.document import Document, Drop
 
 
@@ -18,23 +18,39 @@ def fingerprint(text: str) -> bytes:
     return xxhash.xxh3_128_digest(" ".join(text.split()).encode("utf-8", "surrogatepass"))
 
 
-def _keyed(document: Document) -> tuple[bytes, str]:
-    return fingerprint(document.text), node_of(document)
+def _keyed(document: Document) -> Pair:
+    return fingerprint(document.text), node(document)
 
 
-def duplicate_drop(pair: tuple[str, str], reason: str) -> tuple[str, Drop]:
-    """(node, node that stays) -> (id, why it goes)"""
-    return id_of(pair[0]), Drop(reason, id_of(pair[1]))
+class Fingerprints(beam.PTransform):
+    """Documents -> (hash of the text, document's node)"""
+
+    def expand(self, documents: beam.PCollection[Document]) -> beam.PCollection[Pair]:
+        return documents | "fingerprints" >> beam.Map(_keyed).with_output_types(Pair)
+
+
+class Drops(beam.PTransform):
+    """(node, node that stays) -> (id, Drop); its value is the id that stays. Nodes of older sets are left out."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def expand(self, pairs: beam.PCollection[Pair]) -> beam.PCollection[tuple[str, Drop]]:
+        return (
+            pairs
+            | "of this run" >> beam.Filter(lambda pair: not is_old(pair[0]))
+            | "drops" >> beam.Map(lambda pair: (unpacked_id(pair[0]), Drop(self.reason, unpacked_id(pair[1]))))
+        )
 
 
 class ExactDuplicates(beam.PTransform):
-    """Documents -> (id, Drop) of those that have an older document with the same text; the drop's value is its id."""
+    """Documents -> (id, Drop) of those that have an older document with the same text."""
 
     def expand(self, documents: beam.PCollection[Document]) -> beam.PCollection[tuple[str, Drop]]:
         return (
             documents
-            | "fingerprints" >> beam.Map(_keyed).with_output_types(tuple[bytes, str])
-            | "same text" >> beam.GroupByKey()
-            | "newer ones" >> beam.FlatMap(lambda group: star(group[1])).with_output_types(tuple[str, str])
-            | "drops" >> beam.Map(duplicate_drop, "exact_dedup.duplicate")
+            | "fingerprints" >> Fingerprints()
+            | "same text" >> Smallest()
+            | "drops" >> Drops("exact_dedup.duplicate")
         )

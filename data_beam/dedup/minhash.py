@@ -10,13 +10,17 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
-from data_beam.dedup.components import ConnectedComponents, star
-from data_beam.dedup.exact import duplicate_drop
-from data_beam.dedup.nodes import node_of
+from data_beam.dedup.components import ConnectedComponents
+from data_beam.dedup.exact import Drops
+from data_beam.dedup.groups import Pair, Smallest
+from data_beam.dedup.nodes import node
 from data_beam.dedup.signature import MinHasher
 from data_beam.document import Document, Drop
 from data_beam.text.signals import signals_of
 from maxllm.config.dedup import FuzzyDedupConfig
+
+REASON = "fuzzy_dedup.near_duplicate"
+ONE_JOB_ROUNDS = 6
 
 
 class _BandKeys(beam.DoFn):
@@ -26,14 +30,28 @@ class _BandKeys(beam.DoFn):
     def setup(self) -> None:
         self.hasher = MinHasher(self.config)
 
-    def process(self, document: Document) -> Iterator[tuple[bytes, str]]:
-        node = node_of(document)
+    def process(self, document: Document) -> Iterator[Pair]:
+        name = node(document)
         for key in self.hasher.band_keys(signals_of(document.text).normalised_hashes):
-            yield key, node
+            yield key, name
+
+
+class BandKeys(beam.PTransform):
+    """Documents -> (key of a band, document's node)"""
+
+    def __init__(self, config: FuzzyDedupConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def expand(self, documents: beam.PCollection[Document]) -> beam.PCollection[Pair]:
+        return documents | "bands" >> beam.ParDo(_BandKeys(self.config)).with_output_types(Pair)
 
 
 class FuzzyDuplicates(beam.PTransform):
-    """Documents -> (id, Drop) of those in a component with an older one; the drop's value is the id that stays."""
+    """Documents -> (id, Drop) of those in a component with an older one, in one job.
+
+    Its run fails where chains of near duplicates are too long for that; data_beam/dedup/driver.py has no such limit.
+    """
 
     def __init__(self, config: FuzzyDedupConfig) -> None:
         super().__init__()
@@ -42,9 +60,8 @@ class FuzzyDuplicates(beam.PTransform):
     def expand(self, documents: beam.PCollection[Document]) -> beam.PCollection[tuple[str, Drop]]:
         return (
             documents
-            | "bands" >> beam.ParDo(_BandKeys(self.config)).with_output_types(tuple[bytes, str])
-            | "same band" >> beam.GroupByKey()
-            | "stars" >> beam.FlatMap(lambda group: star(group[1])).with_output_types(tuple[str, str])
-            | "components" >> ConnectedComponents(self.config.rounds)
-            | "drops" >> beam.Map(duplicate_drop, "fuzzy_dedup.near_duplicate")
+            | "bands" >> BandKeys(self.config)
+            | "same band" >> Smallest()
+            | "components" >> ConnectedComponents(ONE_JOB_ROUNDS)
+            | "drops" >> Drops(REASON)
         )
