@@ -34,12 +34,14 @@ _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """`hashes`: uint64 [pieces]. `bounds`: int64 [pieces + 1], where each piece starts, then where the text ends.
+    """`hashes`: uint64 [pieces]. `words`: bool [pieces], false for signs.
 
-    A bound is 2 × the offset in characters, plus 1 where white space (or the beginning of the text) stands before it.
+    `bounds`: int64 [pieces + 1], where each piece starts, then where the text ends. A bound is 2 × the
+    offset in characters, plus 1 where white space (or the beginning of the text) stands before it.
     """
 
     hashes: np.ndarray
+    words: np.ndarray
     bounds: np.ndarray
 
 
@@ -57,7 +59,8 @@ def pieces_of(text: str) -> Pieces:
     spaced[1:-1] = starts[1:] > ends[:-1]
     spaced[-1] = not len(ends) or ends[-1] < len(text)
     bounds = np.append(starts, len(text)) * 2 + spaced
-    return Pieces(hashes=run_hashes(mix(characters.astype(np.uint64)), starts, ends), bounds=bounds)
+    hashes = run_hashes(mix(characters.astype(np.uint64)), starts, ends)
+    return Pieces(hashes, words=kinds[starts] != SIGN, bounds=bounds)
 
 
 def run_hashes(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

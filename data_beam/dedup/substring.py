@@ -1,7 +1,7 @@
 """Passages that an older text has too, cut from all but the first: exact substrings of `min_tokens` pieces or more.
 
-Lee et al. 2022, "Deduplicating training data makes language models better" (arXiv 2107.06499), section 4.1, ExactSubstr.
-The reference program holds a suffix array of all text in one machine. Here every n-gram, n = `min_tokens`, is grouped
+Lee et al. 2022, "Deduplicating training data makes language models better" (arXiv 2107.06499), 4.1, ExactSubstr. The
+reference program holds a suffix array of all text in one machine. Here every n-gram, n = `min_tokens`, is grouped
 by its anchor (winnow.py); a run of n or more pieces repeats exactly where all its n-grams do. An anchor met once ends
 there: nearly all are. Shuffled are hashes, offsets, ages and ids, about 16 bytes a piece, never text.
 

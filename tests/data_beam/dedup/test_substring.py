@@ -111,7 +111,7 @@ def test_what_is_cut_is_what_comparing_all_places_finds(texts, n, limit, rng):
 
 
 def corpus(size: int = 60) -> list[Document]:
-    """Texts of random words into which passages of 3 to 12 words are planted; so small an alphabet repeats by itself."""
+    """Texts of random words with passages of 3 to 12 words planted; so small an alphabet repeats by itself too."""
     rng = random.Random(3)
     alphabet = [f"w{i}" for i in range(12)]
     passages = [rng.choices(alphabet, k=rng.randint(3, 12)) for _ in range(8)]
