@@ -213,6 +213,8 @@ class TrainConfig(Section):
         if self.objective.name == "doremi":
             if not self.objective.reference:
                 raise ValueError("objective.reference is not set; doremi needs a model trained on the baseline mixture")
+            if len(self.data.drawn) == 1:
+                raise ValueError("data.sources has one source; doremi weighs at least two against each other")
             if self.data.phases:
                 raise ValueError("objective.name doremi draws from all sources alike; it cannot go with data.phases")
         return self

@@ -17,19 +17,18 @@ from maxllm.config.train import TrainConfig
 WORDS = "the cat sat on a mat while def return import self for in range if else print hello world tokens".split()
 
 
-@pytest.fixture(scope="session")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A token data set: 150 documents of a few hundred tokens, a fifth of them held out, packed for 32."""
+def _tokenized(folder: Path, words: dict[str, list[str]], documents: int) -> Path:
+    """A token data set: `documents` of a few hundred tokens, a fifth of them held out, packed for 32."""
     from data_beam.tokens import tokenize
 
-    folder = tmp_path_factory.mktemp("tokens")
     chosen = random.Random(0)
     with (folder / "documents.jsonl").open("w") as file:
-        for index in range(150):
+        for index in range(documents):
+            source = list(words)[index % len(words)]
             document = {
                 "id": f"{index:032x}",
-                "text": " ".join(chosen.choices(WORDS, k=chosen.randint(20, 200))),
-                "source": "words",
+                "text": " ".join(chosen.choices(words[source], k=chosen.randint(20, 200))),
+                "source": source,
                 "added": "2026-01-01T00:00:00Z",
                 "metadata": {"group": f"group-{index}"},
             }
@@ -44,6 +43,20 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     tokenize(resolve(TokenizeConfig, tree=tree).config)
     return folder / "tokens"
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _tokenized(tmp_path_factory.mktemp("tokens"), {"words": WORDS}, 150)
+
+
+@pytest.fixture(scope="session")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """`data.sources` of three domains: one nearly constant, one of the words above, one of many words."""
+    many = [f"{first}{second}" for first in WORDS for second in WORDS[:6]]
+    words = {"easy": WORDS[:2], "middle": WORDS, "hard": many}
+    path = _tokenized(tmp_path_factory.mktemp("domains"), words, 180)
+    return {name: {"path": str(path), "source": name} for name in words}
 
 
 @pytest.fixture(scope="session")
