@@ -94,8 +94,8 @@ def main() -> int:
         "",
         f"{old} old texts (C4, DCLM's labelled web pages, OneStopEnglish at its highest level) and",
         f"{len(rows) - old - problems} newer ones that say the same: {corpus.EACH} each of four edits by rule, and",
-        "OneStopEnglish rewritten by people at its middle (Int) and lowest (Ele) level. Recall is the share of these that",
-        "go, with the right text named. Precision is over all that go but for the problems. Problems:",
+        "OneStopEnglish rewritten by people at its middle (Int) and lowest (Ele) level. Recall is the share of these",
+        "that go, with the right text named. Precision is over all that go but for the problems. Problems:",
         f"{problems} of MATH and MBPP with solutions, each another one in much the same words; none should go.",
         "",
     ]
