@@ -20,7 +20,7 @@ from data_beam.text.signals import signals_of
 from maxllm.config.dedup import FuzzyDedupConfig
 
 REASON = "fuzzy_dedup.near_duplicate"
-ONE_JOB_ROUNDS = 6
+ONE_JOB_ROUNDS = 4
 
 
 class _BandKeys(beam.DoFn):
@@ -32,7 +32,7 @@ class _BandKeys(beam.DoFn):
 
     def process(self, document: Document) -> Iterator[Pair]:
         name = node(document)
-        for key in self.hasher.band_keys(signals_of(document.text).normalised_hashes):
+        for key in self.hasher.band_keys(self.hasher.hashes(signals_of(document.text))):
             yield key, name
 
 
