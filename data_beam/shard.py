@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,19 +39,28 @@ class Shard:
     bytes: int  # of text
     duplicates: int  # documents left out because their id was there already
     file: dict[str, Any]
+    years: dict[str, int] = field(default_factory=dict)  # tokens by the year of their document
     packings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def all_files(self) -> list[dict[str, Any]]:
         return [self.file, *(file for packing in self.packings.values() for file in packing["files"])]
 
 
-def write_shard(gathered: tuple[tuple[str, str, str], Iterable[bytes]], folder: str, lengths: list[int]) -> Shard:
-    """Writes `folder`/<shard>.* and describes it. The same records give the same bytes, in whatever order they come."""
+def write_shard(
+    gathered: tuple[tuple[str, str, str], Iterable[tuple[str, bytes]]], folder: str, lengths: list[int]
+) -> Shard:
+    """Writes `folder`/<shard>.* and describes it, from (year, record) pairs.
+
+    The same records give the same bytes, in whatever order they come.
+    """
     (split, source, name), records = gathered
-    numbered = sorted((unpack_record(data)[:2], data) for data in records)
+    numbered = sorted((unpack_record(data)[:2], data, year) for year, data in records)
     kept: dict[tuple[str, int], bytes] = {}
-    for place, data in numbered:
-        kept.setdefault(place, data)
+    years: Counter[str] = Counter()
+    for place, data, year in numbered:
+        if place not in kept:
+            kept[place] = data
+            years[year] += len(tokens_of(data)) - (place[1] > 0)  # a further part repeats one token
     with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "shard.array_record")
         writer = ArrayRecordWriter(path, WRITER_OPTIONS)
@@ -72,7 +82,8 @@ def write_shard(gathered: tuple[tuple[str, str, str], Iterable[bytes]], folder: 
         records=parts,
         tokens=int(counts.sum()) - (parts - documents),
         bytes=sum(unpack_record(data).text_bytes for data in kept.values()),
-        duplicates=sum(place[1] == 0 for place, _ in numbered) - documents,
+        duplicates=sum(place[1] == 0 for place, _, _ in numbered) - documents,
+        years=dict(sorted(years.items())),
         file=file,
         packings=packings,
     )

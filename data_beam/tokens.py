@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from data_beam.io import files
 from data_beam.io.documents import read_batches
 from data_beam.output import MANIFEST, Output, make_folder, read_json, write_bytes
 from data_beam.runner import run
+from data_beam.select.age import year_of
 from data_beam.shard import Shard, add_packings, write_shard
 from data_beam.token_format import (
     DATASET,
@@ -232,7 +234,7 @@ def _where(letter: DeadLetter) -> tuple[str, str]:
 
 
 class Encode(beam.DoFn):
-    """Lists of documents -> (split, source, shard), record."""
+    """Lists of documents -> (split, source, shard), (year, record)."""
 
     def __init__(self, config: TokenizeConfig, tokenizer_path: str) -> None:
         self._held_out, self._shards, self._path = config.held_out, config.shards, tokenizer_path
@@ -241,7 +243,7 @@ class Encode(beam.DoFn):
         self._tokenizer = read_tokenizer(self._path)
         self._dtype = token_dtype(self._tokenizer.vocab_size)
 
-    def process(self, documents: list[Document]) -> Iterator[tuple[tuple[str, str, str], bytes]]:
+    def process(self, documents: list[Document]) -> Iterator[tuple[tuple[str, str, str], tuple[str, bytes]]]:
         encoded = self._tokenizer.encode_batch([document.text for document in documents], bos=True, eos=True)
         for document, ids in zip(documents, encoded, strict=True):
             group = str(document.metadata.get("group") or document.id)
@@ -249,9 +251,9 @@ class Encode(beam.DoFn):
             shard = shard_name(split, document.source, hash64("shard", document.id) % self._shards, self._shards)
             tokens = np.asarray(ids, self._dtype)
             progress.count("documents tokenized")
-            size = len(document.text.encode("utf-8", "replace"))
+            size, year = len(document.text.encode("utf-8", "replace")), year_of(document)
             for record in document_records(document.id, tokens, size, hash64("group", group)):
-                yield (split, document.source, shard), pack_record(record)
+                yield (split, document.source, shard), (year, pack_record(record))
 
 
 def _header(config: TokenizeConfig, tokenizer: Tokenizer, made_from: str) -> dict[str, Any]:
@@ -283,10 +285,20 @@ def _write_first(shards: list[Shard], folder: str, header: dict[str, Any], dead:
 
 def _write_dataset(shards: list[Shard], folder: str, header: dict[str, Any]) -> None:
     shards = sorted(shards, key=lambda shard: shard.name)
+    sources = sorted({shard.source for shard in shards})
     counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
     for shard in shards:
         total = counts[shard.split].setdefault(shard.source, {"documents": 0, "tokens": 0, "bytes": 0})
         for name in total:
             total[name] += getattr(shard, name)
-    dataset = {**header, "counts": counts, "shards": [dataclasses.asdict(shard) for shard in shards]}
+    years = {source: _shares([shard.years for shard in shards if shard.source == source]) for source in sources}
+    dataset = {**header, "counts": counts, "years": years, "shards": [dataclasses.asdict(shard) for shard in shards]}
     write_bytes(FileSystems.join(folder, DATASET), (json.dumps(dataset, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _shares(years: list[dict[str, int]]) -> dict[str, float]:
+    """The share of tokens of each year, of all splits together: how old a source is."""
+    total: Counter[str] = Counter()
+    for tokens in years:
+        total.update(tokens)
+    return {year: round(total[year] / total.total(), 6) for year in sorted(total)}

@@ -8,18 +8,24 @@ from maxllm.config.curate import CurateConfig
 from maxllm.config.errors import UserError
 from maxllm.config.evaluate import EvalConfig
 from maxllm.config.load import find, read_file
+from maxllm.config.mix import MixConfig
+from maxllm.config.prices import PricesConfig
 from maxllm.config.recipe import RecipeConfig
+from maxllm.config.select import SelectConfig
 from maxllm.config.serve import ServeConfig
 from maxllm.config.tokenize import TokenizeConfig
 from maxllm.config.train import TrainConfig
 
 ROOTS: dict[str, type[BaseModel]] = {
     "curate": CurateConfig,
+    "select": SelectConfig,
     "tokenize": TokenizeConfig,
+    "mix": MixConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
     "serve": ServeConfig,
     "recipe": RecipeConfig,
+    "prices": PricesConfig,
 }
 
 

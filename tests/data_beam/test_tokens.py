@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow
@@ -36,7 +37,7 @@ def documents() -> list[dict]:
             "text": "".join(lines[start : start + draw.randint(1, 30)]),
             "source": "code" if number % 3 else "web/en",
             "added": "2026-01-01T00:00:00Z",
-            "created": None,
+            "created": f"{2015 + number % 4}-05-01T00:00:00Z" if number % 5 else None,
             "metadata": {"group": f"g{number // 4}"},
         }
         for number, start in enumerate(draw.randrange(len(lines)) for _ in range(120))
@@ -111,6 +112,19 @@ def test_counts_are_what_is_there(written, documents):
     there = {str(path.relative_to(written)) for split in ("train", "held_out") for path in (written / split).iterdir()}
     assert listed == there
     assert not (written / ".staging").exists()
+
+
+def test_years_are_shares_of_tokens(written, documents):
+    by_id = {document["id"]: document for document in documents}
+    described = read(written)["years"]
+    for source, years in described.items():
+        count: Counter[str] = Counter()
+        for split in ("train", "held_out"):
+            for id, _, ids in read_documents(written, split, source):
+                count[(by_id[id]["created"] or by_id[id]["added"])[:4]] += len(ids)
+        expected = {year: number / count.total() for year, number in count.items()}
+        assert years == pytest.approx(expected, abs=1e-6) and len(years) == 5 and list(years) == sorted(years)
+    assert set(described) == {"code", "web/en"}
 
 
 @pytest.mark.parametrize("form", [".jsonl.gz", ".jsonl.zst", ".parquet"])
