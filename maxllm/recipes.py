@@ -1,8 +1,9 @@
 """Runs a recipe: stages in order, each a command of its own, each leaving a manifest.
 
 A stage is skipped when its manifest says that it ran with the same settings, after the same stages, on the same
-input files, and its outputs are still there. Every stage is a separate process, so that it is exactly the command a
-user would type, its memory goes back when it ends, and a kill costs at most that stage's own unsaved work.
+input files, and its outputs are still there. A stage may have a `base:` that an earlier one writes and lists among its
+outputs: a mixture that a model was trained to find, say. Every stage is a separate process, so that it is exactly the
+command a user would type, its memory goes back when it ends, and a kill costs at most that stage's own unsaved work.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Stage(NamedTuple):
     config_text: str | None
     outputs: list[Path]
     fingerprint: str
+    late: bool  # settings come from a file that an earlier stage writes
 
 
 class StageFailed(Exception):
@@ -52,7 +54,10 @@ def run(recipe: RecipeConfig, console: Console | None = None) -> dict[str, Any]:
     run_dir = Path(recipe.run_dir)
     stages = prepare(recipe)  # a mistake in the last stage is told before the first one runs
     manifests: dict[str, Any] = {}
-    for number, stage in enumerate(stages, 1):
+    for number in range(1, len(stages) + 1):
+        if stages[number - 1].late:
+            stages = prepare(recipe)
+        stage = stages[number - 1]
         title = f"[bold]{number}/{len(stages)} {stage.label}[/bold]"
         manifest_path = run_dir / "stages" / f"{stage.label}.json"
         manifest = _valid_manifest(manifest_path, stage)
@@ -73,23 +78,37 @@ def prepare(recipe: RecipeConfig) -> list[Stage]:
     run_dir = Path(recipe.run_dir)
     chain = hashlib.sha256(f"{__version__} {platform.python_version()}".encode()).hexdigest()
     prepared: list[Stage] = []
+    promised: set[str] = set()
     for stage in recipe.stages:
         filled = StageConfig.model_validate(_fill(stage.model_dump(), str(run_dir)))
         text = None
         command: list[str] = [filled.verb]
+        settings, late = _without_files_to_come(filled.config, promised)
         if filled.config:
             if filled.verb not in ROOTS:
                 raise UserError(f"stage {filled.label}: `maxllm {filled.verb}` takes arguments, not a config")
             try:
-                text = to_yaml(resolve(ROOTS[filled.verb], tree=filled.config).config)
+                text = to_yaml(resolve(ROOTS[filled.verb], tree=settings).config)
             except UserError as error:
                 raise UserError(f"stage {filled.label}: {error}") from None
             command.append(str(run_dir / "stages" / f"{filled.label}.yml"))
         command += filled.arguments
         parts = [chain, text or "", *filled.arguments, *_input_files(filled.config)]
         chain = hashlib.sha256("\x00".join(parts).encode()).hexdigest()
-        prepared.append(Stage(filled.label, command, text, [Path(p) for p in filled.outputs], chain))
+        prepared.append(Stage(filled.label, command, text, [Path(p) for p in filled.outputs], chain, late))
+        promised |= set(filled.outputs)
     return prepared
+
+
+def _without_files_to_come(config: dict[str, Any], promised: set[str]) -> tuple[dict[str, Any], bool]:
+    """The settings without a `base` that an earlier stage has yet to write, and whether any base is an earlier one's.
+
+    What is left is checked like any other settings before the first stage runs.
+    """
+    bases = config.get("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    there = [base for base in bases if base not in promised or Path(base).is_file()]
+    return {**config, "base": there} if bases else config, bool(promised & set(bases))
 
 
 def _fill(value: Any, run_dir: str) -> Any:

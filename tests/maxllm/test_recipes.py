@@ -139,3 +139,30 @@ def test_the_demo_is_a_recipe_whose_every_stage_resolves() -> None:
     assert [stage.label for stage in stages] == ["curate", "tokenize", "train", "eval", "export", "serve"]
     train = next(stage for stage in stages if stage.label == "train")
     assert yaml.safe_load(train.config_text or "")["train"]["steps"] > 0
+
+
+def test_a_stage_may_begin_from_a_file_that_an_earlier_one_writes(tmp_path: Path) -> None:
+    """As configs/recipes/doremi.yml does. Other mistakes in that stage are still told before the first one runs."""
+    mixture = tmp_path / "run" / "proxy" / "mixture.yml"
+
+    def stages(**main: object) -> list[recipes.Stage]:
+        proxy = {"verb": "train", "name": "proxy", "outputs": ["{run}/proxy/mixture.yml"]}
+        last = {
+            "verb": "train",
+            "name": "main",
+            "config": {"base": ["train/doremi", "{run}/proxy/mixture.yml"], **main},
+        }
+        tree = {"kind": "recipe", "run_dir": str(tmp_path / "run"), "stages": [proxy, last]}
+        return recipes.prepare(resolve(RecipeConfig, tree=tree).config)
+
+    before = stages()[1]
+    assert before.late and not stages()[0].late
+    with pytest.raises(UserError, match="stage main.*train.stepz is not a setting"):
+        stages(train={"stepz": 3})
+    mixture.parent.mkdir(parents=True)
+    mixture.write_text("data: {sources: {code: {path: runs/tokens, weight: 0.75}}}")
+    after = stages()[1]
+    assert yaml.safe_load(after.config_text)["data"]["sources"]["code"]["weight"] == 0.75
+    assert after.fingerprint != before.fingerprint
+    mixture.write_text("data: {sources: {code: {path: runs/tokens, weight: 0.5}}}")
+    assert stages()[1].fingerprint != after.fingerprint

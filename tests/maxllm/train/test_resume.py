@@ -118,6 +118,34 @@ def test_kill_at_any_step_changes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["phases", "doremi"])
+def test_kill_in_a_curriculum_or_a_search_for_weights_changes_nothing(
+    kind: str, domains: dict[str, Any], base_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {**base_settings, "data": {**base_settings["data"], "sources": domains}}
+    if kind == "phases":
+        phases = [{"until": 0.4, "sequence_length": 8, "weights": {"easy": 1}}, {"until": 35}, {"until": 1}]
+        phases[1] |= {"sequence_length": 16, "weights": {"easy": 1, "hard": 2}}
+        settings["data"]["phases"] = phases
+    else:
+        finish(run_of(settings, tmp_path / "reference", steps=10), tmp_path / "reference")
+        settings["objective"] = {"name": "doremi", "reference": str(tmp_path / "reference" / "run")}
+    truth, killed = tmp_path / "truth", tmp_path / "killed"
+    finish(run_of(settings, truth), truth)
+    with trainer(run_of(settings, killed), killed) as (process, output):
+        until(lambda: steps_written(killed) >= 31 and saved(killed), process, output)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(LIMIT) == -signal.SIGKILL
+    assert "going on from the checkpoint of step" in finish(run_of(settings, killed), killed)
+    assert_same_run(killed, truth)
+    if kind == "doremi":
+        assert (killed / "run" / "mixture.yml").read_text() == (truth / "run" / "mixture.yml").read_text()
+        places = [folder / "run" / "checkpoints" / str(STEPS) / "objective" for folder in (truth, killed)]
+        weights = [ocp.StandardCheckpointer().restore(place) for place in places]
+        assert all(np.array_equal(weights[0][name], weights[1][name]) for name in ("now", "average", "excess"))
+
+
+@pytest.mark.slow
 def test_kill_during_saves_changes_nothing(truth: Path, base_settings: dict[str, Any], tmp_path: Path) -> None:
     """Killed while a checkpoint has its temporary name, at each of three saves, each time after a resume."""
     settings = run_of(base_settings, tmp_path)
