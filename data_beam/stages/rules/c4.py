@@ -7,7 +7,6 @@ round. The defaults are the paper's.
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from typing import Any
 
 from data_beam.document import Drop
@@ -52,10 +51,7 @@ class C4Left:
 
     def __init__(self, lines: list[str | None]) -> None:
         self.lines = [line for line in lines if line]
-
-    @cached_property
-    def _text(self) -> str:
-        return "\n".join(self.lines)
+        self._text = "\n".join(self.lines)
 
     @property
     def curly_brace(self) -> bool:

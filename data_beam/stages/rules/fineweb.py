@@ -26,6 +26,8 @@ def fineweb_quality(signals: Ratios, limits: FineWebQuality) -> Drop | None:
         ratio = signals.duplicate_line_character_ratio
         if ratio > limits.max_duplicate_line_character_ratio:
             return Drop("fineweb.duplicate_line_character_ratio", round(ratio, 4))
-    if limits.max_newline_word_ratio is not None and signals.newline_word_ratio > limits.max_newline_word_ratio:
-        return Drop("fineweb.newline_word_ratio", round(signals.newline_word_ratio, 4))
+    if limits.max_newline_word_ratio is not None:
+        ratio = signals.newline_word_ratio
+        if ratio > limits.max_newline_word_ratio:
+            return Drop("fineweb.newline_word_ratio", round(ratio, 4))
     return None

@@ -51,7 +51,7 @@ CASES = [
     ("dolma", f"the the {words(48)}.", f"the {words(49)}.", "gopher.stop_words"),
     # 24 words of 10 letters, 26 of 2 and one of 3: a mean of 5.8 and a median of 2.
     ("gopher", f"{STOP} {words(24, 10)} {words(25, 2)}", f"{STOP} {words(60, 2)}", "gopher.mean_word_length"),
-    ("dolma", f"{STOP} {words(48)}.", f"{STOP} {words(24, 10)} {words(25, 2)}.", "gopher.median_word_length"),
+    ("dolma", f"{STOP} {words(48)}.", f"{STOP} {words(24, 10)} {words(26, 2)}.", "gopher.median_word_length"),
     ("c4", "Three words here. " * 5, "Three words here. " * 4, "c4.sentences"),
     ("c4", "Three words here.\n" * 5, "Two words.\n" * 5, "c4.sentences"),
     ("c4-tfds", "There are five words here.\n" * 3, "There are five words here.\n" * 2, "c4.sentences"),
