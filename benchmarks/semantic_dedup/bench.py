@@ -104,11 +104,11 @@ def main() -> int:
         lines += [
             f"## {name}: {rate:,.0f} texts encoded per CPU-second",
             "",
-            f"One cluster: every pair is compared ({result['seconds 1']:.0f} CPU-seconds in all).",
+            f"One cluster: every pair is compared ({result['seconds 1']:.0f} CPU-seconds without encoding).",
             "",
             *table(rows, result["drops 1"]),
             "",
-            f"√n clusters, the default ({result['seconds None']:.0f} CPU-seconds): what clustering costs in recall.",
+            f"√n clusters, the default ({result['seconds None']:.0f} CPU-seconds without encoding): what that costs.",
             "",
             *table(rows, result["drops None"]),
             "",

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from data_beam.dedup.semantic import SemanticDuplicates
@@ -20,6 +21,12 @@ from maxllm.config.dedup_text import SemanticDedupConfig
 
 # Everything above this cosine is written out, so that one run answers for every smaller eps.
 WIDEST = 0.6
+VECTORS: dict[str, np.ndarray] = {}
+
+
+def stored(texts: list[str]) -> np.ndarray:
+    """What the encoder said before: each text is encoded once, whatever is made of it."""
+    return np.stack([VECTORS[text] for text in texts])
 
 
 def main() -> None:
@@ -28,12 +35,14 @@ def main() -> None:
     documents = [Document(row["id"], row["text"], "", "2001" if row["kind"] else "2000") for row in rows]
     encode = encoder.load(name, "")
     encode([documents[0].text])
+    texts = [document.text for document in documents]
     started = time.process_time()
-    for start in range(0, len(documents), 32):
-        encode([document.text for document in documents[start : start + 32]])
+    vectors = [encode(texts[start : start + 32]) for start in range(0, len(texts), 32)]
     result: dict = {"encode": time.process_time() - started}
+    sys.modules["one"] = sys.modules["__main__"]
+    VECTORS.update(zip(texts, np.concatenate(vectors), strict=True))
     for clusters in (1, None):
-        config = SemanticDedupConfig(encoder=name, eps=WIDEST, clusters=clusters)
+        config = SemanticDedupConfig(encoder="one:stored", eps=WIDEST, clusters=clusters)
         written = Path(out).with_suffix(".drops")
         started = time.process_time()
         with beam.Pipeline(runner=FnApiRunner()) as pipeline:
