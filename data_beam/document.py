@@ -66,12 +66,14 @@ class Drop:
 class Edit:
     """A change to a document that was decided beside it: spans of characters [start, end) to take out, keys to add.
 
-    Spans are offsets into the text as it was when the edit was made; they may overlap and touch.
+    Spans are offsets into the text as it was when the edit was made; they may overlap and touch. A text that is left
+    with fewer than `min_words` words is dropped.
     """
 
     reason: str
     remove: tuple[tuple[int, int], ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    min_words: int = 0
 
 
 @dataclass(frozen=True, slots=True)

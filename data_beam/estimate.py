@@ -28,12 +28,13 @@ from data_beam.io import files, source
 from data_beam.output import read_json
 from data_beam.parts import WriteParts, to_line, to_record
 from data_beam.phases import Job
-from data_beam.pipeline import VERDICTS, check_paths, check_stages, verdicts
+from data_beam.pipeline import check_paths, check_stages, pass_verdicts
 from data_beam.runner import run
 from data_beam.shuffled import count_shuffled, shuffled_bytes
 from data_beam.stages.extract import Extract
-from data_beam.verdicts import Part, ReadParts, with_verdicts
+from data_beam.verdicts import Part, ReadParts
 from maxllm.config.curate import CurateConfig, InputConfig
+from maxllm.config.dedup import DedupIndexConfig
 from maxllm.config.errors import UserError
 from maxllm.config.prices import PricesConfig
 
@@ -226,25 +227,28 @@ def _later(config: CurateConfig, outcomes: list[Any]) -> dict[str, Any]:
             found["compression"] = files.matching(paths)[0].size / lines
             found["line_bytes"] = lines / sum(len(each.text.encode("utf-8", "replace")) for each in survivors)
         parts = [Part(number, path) for number, path in enumerate(paths)]
-        for name, make in VERDICTS.items():
-            if not survivors or not (steps := make(config)):
-                continue
+
+        def measured(name: str, build: Any) -> dict[str, Any]:
             job = Job(os.path.join(folder, name), os.path.join(folder, f"{name}.json"))
             os.mkdir(job.folder)
             started = time.process_time()
-            result = run(partial(_counted, parts, steps, job))
+            result = run(partial(_counted, build, job))
             found["phases"][name] = {
                 "seconds_per_document": (time.process_time() - started) / len(survivors),
                 "shuffled_bytes_per_document": shuffled_bytes(result) / len(survivors),
             }
-            parts = with_verdicts(parts, read_json(job.manifest))
+            return read_json(job.manifest)
+
+        if survivors:
+            apart = config.model_copy(update={"dedup_index": DedupIndexConfig()})  # the sample is no set to remember
+            parts = pass_verdicts(apart, parts, measured)
         dropped = [each for part in parts for each in ReadParts(outcomes=True).process(part)]
         found["dropped"] = sum(isinstance(each, Rejected) for each in dropped)
     return found
 
 
-def _counted(parts: list[Part], steps: dict[str, beam.PTransform], job: Job, root: beam.Pipeline) -> None:
-    verdicts(parts, steps, root, job)
+def _counted(build: Any, job: Job, root: beam.Pipeline) -> None:
+    build(root, job)
     count_shuffled(root)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,11 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
 from data_beam.curation import Filter, Finish, stages_after_extraction, stages_before_extraction
-from data_beam.dedup.exact import ExactDuplicates
-from data_beam.dedup.minhash import FuzzyDuplicates
+from data_beam.dedup.driver import find_duplicates
+from data_beam.dedup.lines import LineDedup
+from data_beam.dedup.semantic import SemanticDuplicates
+from data_beam.dedup.substring import RepeatedSubstrings
+from data_beam.document import Document
 from data_beam.io import files, python_docs, python_source
 from data_beam.phases import Job, Phases
 from data_beam.run import run_to_documents
@@ -22,6 +25,7 @@ from data_beam.verdicts import Part, ReadParts, WriteVerdicts, with_verdicts
 from maxllm.config.curate import CurateConfig, InputConfig
 from maxllm.config.errors import UserError
 
+RunPhase = Callable[[str, Callable[[beam.Pipeline, Job], Any]], dict[str, Any]]
 # The funnel: reasons of drops are `stage.rule`.
 STAGES = (
     "read",
@@ -67,39 +71,57 @@ def curate(config: CurateConfig, beam_args: Sequence[str] = (), *, force: bool =
 def run_phases(config: CurateConfig, phases: Phases) -> list[dict[str, Any]]:
     """Every phase the config asks for, in order. The manifests of those that end documents' ways: first and last."""
     check_stages(config)
-    later = [(name, steps) for name, make in VERDICTS.items() if (steps := make(config))]
-    first = phases.run("filter", lambda root, job: root | "Filter" >> Filter(config, job, only=not later))
-    if not later:
+    only = not (has_duplicates(config) or any(make(config) for make in VERDICTS.values()))
+    first = phases.run("filter", lambda root, job: root | "Filter" >> Filter(config, job, only=only))
+    if only:
         return [first]
-    paths = [path for path, _ in first["files"]["documents"]]
-    parts = [Part(number, path) for number, path in enumerate(paths)]
-    for name, steps in later:
-        parts = with_verdicts(parts, phases.run(name, partial(verdicts, parts, steps)))
+    parts = [Part(number, path) for number, (path, _) in enumerate(first["files"].pop("documents"))]
+    parts = pass_verdicts(config, parts, phases.run)
     last = phases.run("write", lambda root, job: root | "Finish" >> Finish(config, parts, job))
-    first["files"].pop("documents")
     return [first, last]
+
+
+def pass_verdicts(config: CurateConfig, parts: list[Part], run: RunPhase) -> list[Part]:
+    """The phases between: the parts with all verdicts on their documents."""
+    if has_duplicates(config):
+        parts = find_duplicates(run, read_parts, parts, config.exact_dedup, config.fuzzy_dedup, config.dedup_index)
+    for name, make in VERDICTS.items():
+        if steps := make(config):
+            parts = with_verdicts(parts, run(name, partial(verdicts, parts, steps)))
+    return parts
+
+
+def has_duplicates(config: CurateConfig) -> bool:
+    return config.exact_dedup.enabled or config.fuzzy_dedup.enabled
+
+
+def read_parts(root: beam.Pipeline, parts: list[Part]) -> beam.PCollection[Document]:
+    """What is left of the parts' documents."""
+    return root | "Parts" >> beam.Create(parts) | "Spread" >> beam.Reshuffle() | "Documents" >> beam.ParDo(ReadParts())
 
 
 def verdicts(parts: list[Part], steps: dict[str, beam.PTransform], root: beam.Pipeline, job: Job) -> beam.PCollection:
     """A phase of verdicts: each step looks at all documents that are left."""
-    documents = (
-        root | "Parts" >> beam.Create(parts) | "Spread" >> beam.Reshuffle() | "Documents" >> beam.ParDo(ReadParts())
-    )
+    documents = read_parts(root, parts)
     passed = [documents | label >> step for label, step in steps.items()]
     return passed | "Verdicts" >> beam.Flatten() | "Write" >> WriteVerdicts(job)
 
 
-def duplicates(config: CurateConfig) -> dict[str, beam.PTransform]:
+def passages(config: CurateConfig) -> dict[str, beam.PTransform]:
     steps: dict[str, beam.PTransform] = {}
-    if config.exact_dedup.enabled:
-        steps["Exact"] = ExactDuplicates()
-    if config.fuzzy_dedup.enabled:
-        steps["Fuzzy"] = FuzzyDuplicates(config.fuzzy_dedup)
+    if config.line_dedup.enabled:
+        steps["Lines"] = LineDedup(config.line_dedup)
+    if config.substring_dedup.enabled:
+        steps["Substrings"] = RepeatedSubstrings(config.substring_dedup)
     return steps
 
 
-# Phases that pass verdicts, in order: name -> what the config asks of it.
-VERDICTS = {"duplicates": duplicates}
+def meaning(config: CurateConfig) -> dict[str, beam.PTransform]:
+    return {"Meaning": SemanticDuplicates(config.semantic_dedup)} if config.semantic_dedup.enabled else {}
+
+
+# Phases that pass verdicts after duplicates are gone, in order: name -> what the config asks of it.
+VERDICTS = {"passages": passages, "meaning": meaning}
 
 
 def fingerprint(config: CurateConfig) -> str:
@@ -121,7 +143,9 @@ def _listing(config: InputConfig) -> list[str]:
 
 
 def check_paths(config: CurateConfig) -> None:
-    for path in [config.output.path, *(path for item in config.inputs for path in item.paths)]:
+    kept = config.dedup_index
+    named = [config.output.path, *kept.read, *([kept.write] if kept.write else [])]
+    for path in [*named, *(path for item in config.inputs if item.format != "hf" for path in item.paths)]:
         try:
             FileSystems.get_filesystem(path)
         except ValueError:

@@ -84,8 +84,10 @@ def apply(phases: Iterable[list[Drop | Edit]], document: Document) -> Document |
         removed = {edit.reason: sum(end - start for start, end in edit.remove) for edit in edits if edit.remove}
         if removed:
             metadata["removed_characters"] = {**document.metadata.get("removed_characters", {}), **removed}
-        if not text.strip() and document.text.strip():
-            return Rejected(document, Drop(f"{edits[0].reason.partition('.')[0]}.nothing_left", len(document.text)))
+        left = len(text.split())
+        for edit in edits:
+            if left < edit.min_words or (left == 0 and edit.remove):
+                return Rejected(document, Drop(f"{edit.reason.partition('.')[0]}.too_little_left", left))
         document = document.with_text(text, **metadata)
     return document
 
@@ -111,18 +113,23 @@ def read_verdicts(path: str) -> dict[int, list[Drop | Edit]]:
         if "drop" in record:
             verdict = Drop(record["drop"], record["value"])
         else:
-            verdict = Edit(record["edit"], tuple((start, end) for start, end in record["remove"]), record["metadata"])
+            verdict = Edit(
+                record["edit"],
+                tuple((start, end) for start, end in record["remove"]),
+                record["metadata"],
+                record["min_words"],
+            )
         found.setdefault(record["row"], []).append(verdict)
     return found
 
 
-def _by_part(item: tuple[str, Drop | Edit]) -> tuple[int, tuple[int, Drop | Edit]]:
+def by_part(item: tuple[str, Drop | Edit]) -> tuple[int, tuple[int, Drop | Edit]]:
     name, verdict = item
     part, row = place_of(name)
     return part, (row, verdict)
 
 
-def _write(group: tuple[int, Iterable[tuple[int, Drop | Edit]]], job: Job) -> tuple[int, str]:
+def write_part(group: tuple[int, Iterable[tuple[int, Drop | Edit]]], job: Job) -> tuple[int, str]:
     part, verdicts = group
     path = job.path(f"{part:07d}.jsonl")
     records = []
@@ -130,7 +137,8 @@ def _write(group: tuple[int, Iterable[tuple[int, Drop | Edit]]], job: Job) -> tu
         if isinstance(verdict, Drop):
             records.append({"row": row, "drop": verdict.reason, "value": without_places(verdict.value)})
         else:
-            records.append({"row": row, "edit": verdict.reason, "remove": verdict.remove, "metadata": verdict.metadata})
+            content = {"remove": verdict.remove, "metadata": verdict.metadata, "min_words": verdict.min_words}
+            records.append({"row": row, "edit": verdict.reason, **content})
     write_bytes(path, b"".join(sorted(map(to_line, records))))
     return part, path
 
@@ -145,9 +153,9 @@ class WriteVerdicts(beam.PTransform):
     def expand(self, verdicts: beam.PCollection[tuple[str, Drop | Edit]]) -> beam.PCollection:
         return (
             verdicts
-            | "ByPart" >> beam.Map(_by_part)
+            | "ByPart" >> beam.Map(by_part)
             | "Parts" >> beam.GroupByKey()
-            | "WriteVerdicts" >> beam.Map(_write, self.job)
+            | "WriteVerdicts" >> beam.Map(write_part, self.job)
             | "All" >> beam.combiners.ToList()
             | "Finish" >> beam.Map(_finish, self.job)
         )

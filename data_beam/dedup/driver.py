@@ -14,7 +14,6 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from data_beam import verdicts as parts_verdicts
 from data_beam.dedup import index
 from data_beam.dedup.components import Edge, Rounds, Verify
 from data_beam.dedup.exact import Drops, Fingerprints
@@ -24,7 +23,7 @@ from data_beam.dedup.pairs import ReadPairs, WritePairs, files_of_phase
 from data_beam.dedup.urls import Urls
 from data_beam.document import Document
 from data_beam.phases import Job
-from data_beam.verdicts import Part, with_verdicts
+from data_beam.verdicts import Part, by_part, with_verdicts, write_part
 from maxllm.config.dedup import DedupIndexConfig, ExactDedupConfig, FuzzyDedupConfig
 
 Manifest = dict[str, Any]
@@ -160,19 +159,26 @@ class _End(beam.PTransform):
         written = (
             self.verdicts
             | "Verdicts" >> beam.Flatten()
-            | "ByPart" >> beam.Map(parts_verdicts._by_part)
+            | "ByPart" >> beam.Map(by_part)
             | "Parts" >> beam.GroupByKey()
-            | "Write" >> beam.Map(parts_verdicts._write, self.job)
+            | "Write" >> beam.Map(write_part, self.job)
         )
-        lists = {name: AsList(names) for name, names in self.files.items()}
-        return violations | "Finish" >> beam.Map(_finish, self.job, AsList(written), **lists)
+        named = [names | f"Named {kind}" >> beam.Map(_named, kind) for kind, names in self.files.items()]
+        files = named | "Files" >> beam.Flatten(pipeline=violations.pipeline)
+        return violations | "Finish" >> beam.Map(_finish, self.job, AsList(written), list(self.files), AsList(files))
 
 
-def _finish(violations: int, job: Job, verdicts: list[tuple[int, str]], **files: list[str]) -> None:
+def _named(name: str, kind: str) -> tuple[str, str]:
+    return kind, name
+
+
+def _finish(
+    violations: int, job: Job, verdicts: list[tuple[int, str]], kinds: list[str], files: list[tuple[str, str]]
+) -> None:
     job.finish(
         verdicts={str(part): path for part, path in verdicts},
         violations=violations,
         manifest=job.manifest,
         folder=job.folder,
-        **{name: sorted(names) for name, names in files.items()},
+        **{kind: sorted(name for each, name in files if each == kind) for kind in kinds},
     )

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from maxllm.config.classify import ClassifierConfig
 from maxllm.config.code import CodeConfig
 from maxllm.config.decontaminate import DecontaminationConfig
-from maxllm.config.dedup import ExactDedupConfig, FuzzyDedupConfig, LineDedupConfig
+from maxllm.config.dedup import DedupIndexConfig, ExactDedupConfig, FuzzyDedupConfig, LineDedupConfig
 from maxllm.config.dedup_text import SemanticDedupConfig, SubstringDedupConfig
 from maxllm.config.language import LanguageConfig
 from maxllm.config.perplexity import PerplexityConfig
@@ -103,6 +103,7 @@ class CurateConfig(Section):
     decontamination: DecontaminationConfig = DecontaminationConfig()
     exact_dedup: ExactDedupConfig = ExactDedupConfig()
     fuzzy_dedup: FuzzyDedupConfig = FuzzyDedupConfig()
+    dedup_index: DedupIndexConfig = DedupIndexConfig()
     line_dedup: LineDedupConfig = LineDedupConfig()
     substring_dedup: SubstringDedupConfig = SubstringDedupConfig()
     semantic_dedup: SemanticDedupConfig = SemanticDedupConfig()

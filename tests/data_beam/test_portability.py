@@ -15,7 +15,7 @@ from apache_beam.runners.portability.stager import Stager
 from data_beam.curation import Filter, Finish
 from data_beam.packaging import requirements, worker_wheel
 from data_beam.phases import Job
-from data_beam.pipeline import VERDICTS, verdicts
+from data_beam.pipeline import pass_verdicts
 from data_beam.runner import runner_of
 from data_beam.verdicts import Part
 from maxllm.config.curate import CurateConfig
@@ -70,7 +70,14 @@ def test_all_that_is_staged_exists_and_all_of_the_graph_unpickles_elsewhere(tmp_
     job = Job(str(tmp_path / "run"), str(tmp_path / "run.json"))
     parts = [Part(number, f"gs://bucket/documents/{number}.jsonl.zst") for number in range(100)]
     builds = [lambda root: root | Filter(config(), job, only=False), lambda root: root | Finish(config(), parts, job)]
-    builds += [lambda root, make=make: verdicts(parts, make(config()), root, job) for make in VERDICTS.values()]
+
+    def later(name: str, build) -> dict:
+        builds.append(lambda root: build(root, job))
+        return {"verdicts": {}, "violations": 0, "manifest": job.manifest}
+
+    everything = {name: {"enabled": True} for name in ("line_dedup", "substring_dedup", "semantic_dedup")}
+    pass_verdicts(CurateConfig.model_validate({**config().model_dump(), **everything}), parts, later)
+    assert len(builds) == 5
     functions = 0
     for build in builds:
         pipeline = beam.Pipeline(options=PipelineOptions())

@@ -39,7 +39,11 @@ def test_a_drop_beats_edits_and_later_phases_see_the_cut_text():
     dropped = apply([[*first, Drop("b.c", 1), Drop("a.b", 2)]], document("i", "0123456789"))
     assert isinstance(dropped, Rejected) and dropped.drop == Drop("a.b", 2)
     nothing = apply([[Edit("line_dedup.line", ((0, 3),))]], document("i", "ab  "))
-    assert isinstance(nothing, Rejected) and nothing.drop == Drop("line_dedup.nothing_left", 4)
+    assert isinstance(nothing, Rejected) and nothing.drop == Drop("line_dedup.too_little_left", 0)
+    cut_words = Edit("substring_dedup.repeated", ((0, 4),), min_words=3)
+    assert isinstance(apply([[cut_words]], document("i", "one two three four")), Document)
+    little = apply([[cut_words]], document("i", "one two three"))
+    assert isinstance(little, Rejected) and little.drop == Drop("substring_dedup.too_little_left", 2)
 
 
 def test_documents_with_one_id_stay_two_and_get_each_its_own_verdict(tmp_path):
