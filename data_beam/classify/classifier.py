@@ -73,11 +73,10 @@ def local_copy(path: str, setting: str) -> str | None:
     from apache_beam.io.filesystems import FileSystems
 
     try:
-        if FileSystems.exists(path) and (found := FileSystems.match([path])[0].metadata_list):
-            names = {found[0].path: os.path.basename(path)}
-        else:
-            below = FileSystems.match([FileSystems.join(path, "**")])[0].metadata_list
-            names = {file.path: file.path[len(path.rstrip("/")) + 1 :] for file in below}
+        below = FileSystems.match([FileSystems.join(path, "**")])[0].metadata_list
+        names = {file.path: file.path[len(path.rstrip("/")) + 1 :] for file in below}
+        if not names and FileSystems.exists(path):
+            names = {path: os.path.basename(path)}
         if not names:
             return None
         folder = tempfile.mkdtemp(prefix="maxllm-model-")
@@ -91,7 +90,7 @@ def local_copy(path: str, setting: str) -> str | None:
         raise UserError(
             f"{setting}: {path} cannot be read ({error}); check the path and its file system's extra"
         ) from None
-    return os.path.join(folder, os.path.basename(path)) if list(names.values()) == [os.path.basename(path)] else folder
+    return os.path.join(folder, os.path.basename(path)) if path in names else folder
 
 
 def fingerprint(*parts: bytes | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_beam.classify.calibration import scaled
 from data_beam.classify.classifier import DIGITS, MODEL, fingerprint
+from data_beam.classify.fasttext_format import check_whole
 from data_beam.classify.text import LABEL, bare_line, line_of
 from maxllm.config.errors import UserError
 
@@ -60,13 +62,14 @@ class Probabilities:
         import fasttext
 
         try:
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                check_whole(data)
             self.model = fasttext.load_model(path)
-        except (ValueError, RuntimeError, MemoryError) as error:
-            raise UserError(f"{setting}: {path} is not a fastText model ({error}); train it again") from None
-        try:
-            self.labels = sorted(self.model.predict("", k=-1)[0])
-        except ValueError as error:
-            raise UserError(f"{setting}: {path} cannot classify ({error}); give a supervised model") from None
+        except (OSError, ValueError, MemoryError) as error:
+            raise UserError(
+                f"{setting}: {path} is not a whole fastText model: {error}; copy or train it again"
+            ) from None
+        self.labels = sorted(self.model.predict("", k=-1)[0])
 
     def __call__(self, line: str, labels: list[str]) -> NDArray[np.float64]:
         """[labels] as fastText gives them: they sum to 1 within some 1e-5 a label."""

@@ -36,6 +36,8 @@ from maxllm.config.classify import ClassifierTrainConfig, FastTextConfig, HeadCo
 from maxllm.config.errors import UserError
 
 logger = logging.getLogger("maxllm.progress")
+# What a few hundred texts need before fastText tells them apart at all; a few 10,000 have it after 5 epochs.
+STEPS = 25_000
 TRAIN, CALIBRATE, TEST = "train", "calibrate", "test"
 
 
@@ -114,15 +116,16 @@ def train_head(
     setting = f"heads.{name}"
     prepared = prepare(name, head_config, config, folder)
     total = sum(prepared.counts[TRAIN].values())
+    epochs = config.fasttext.epochs or min(max(-(-STEPS // total), 5), 100)
     logger.info(
         "classifier: %s: %s texts to train on, %s labels, %s epochs",
         name,
         f"{total:,}",
         len(prepared.labels),
-        config.fasttext.epochs,
+        epochs,
     )
     path = os.path.join(folder, f"{name}.bin")
-    data = fit(prepared.file, config.fasttext, config.seed)
+    data = fit(prepared.file, config.fasttext, epochs, config.seed)
     with open(path, "wb") as file:
         file.write(data)
     model = Probabilities(path, setting)
@@ -145,6 +148,7 @@ def train_head(
         "values": head.values,
         "positive_from": head_config.positive_from,
         "counts": prepared.counts,
+        "epochs": epochs,
         "temperature": temperature,
         "threshold": threshold,
         "bytes": len(data),
@@ -279,7 +283,7 @@ def _labels(head: HeadConfig, counts: dict[str, Counter[str]], setting: str) -> 
 # fastText ---------------------------------------------------------------------------------------
 
 
-def fit(file: str, config: FastTextConfig, seed: int) -> bytes:
+def fit(file: str, config: FastTextConfig, epochs: int, seed: int) -> bytes:
     """A model in fastText's own format, trained on `file`. The same bytes for the same file, settings and seed."""
     try:
         import floret
@@ -291,7 +295,7 @@ def fit(file: str, config: FastTextConfig, seed: int) -> bytes:
             input=file,
             mode="fasttext",
             dim=config.dim,
-            epoch=config.epochs,
+            epoch=epochs,
             lr=config.learning_rate,
             wordNgrams=config.word_ngrams,
             minCount=config.min_count,

@@ -103,7 +103,9 @@ class FastTextConfig(Section):
     """fastText's own names in other words: its `minCount`, `wordNgrams`, `minn` and `maxn` are here spelled out."""
 
     dim: PositiveInt = 32
-    epochs: PositiveInt = 10
+    epochs: PositiveInt | None = Field(
+        None, description="when absent: as many as make 25,000 steps of one text each, but from 5 to 100"
+    )
     learning_rate: float = Field(0.5, gt=0)
     word_ngrams: PositiveInt = 2
     min_count: PositiveInt = Field(2, description="words seen less often are read by their n-grams only")
