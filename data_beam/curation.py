@@ -20,12 +20,16 @@ from data_beam.outcomes import DEAD, REJECTED, CountAll, WriteOutcomes, in_globa
 from data_beam.parts import BETWEEN
 from data_beam.phases import Job
 from data_beam.progress import count
+from data_beam.stages.classify import Classify
 from data_beam.stages.code import CodeSyntax
 from data_beam.stages.decontaminate import Decontaminate
 from data_beam.stages.extract import Extract
 from data_beam.stages.language import Language
+from data_beam.stages.perplexity import Perplexity
+from data_beam.stages.pii import Pii, PiiLimit
 from data_beam.stages.quality import Quality
 from data_beam.stages.stage import Stage, without_signals
+from data_beam.stages.toxicity import Toxicity
 from data_beam.stages.url import UrlFilter
 from data_beam.verdicts import Part, ReadParts
 from maxllm.config.curate import CurateConfig, InputConfig
@@ -38,12 +42,21 @@ def stages_before_extraction(config: CurateConfig) -> list[Stage]:
 
 
 def stages_after_extraction(config: CurateConfig) -> list[Stage]:
+    """Masking first, so that nothing later writes down what it should not; then what costs least."""
     stages: list[Stage] = []
+    if config.pii.enabled:
+        stages += [Pii(config.pii), PiiLimit(config.pii)]
+    if config.code.enabled:
+        stages.append(CodeSyntax(config.code))
     if config.language.enabled:
         stages.append(Language(config.language))
     stages.append(Quality(config.quality))
-    if config.code.enabled:
-        stages.append(CodeSyntax(config.code))
+    if config.classifiers:
+        stages.append(Classify(config.classifiers))
+    if config.toxicity.enabled:
+        stages.append(Toxicity(config.toxicity))
+    if config.perplexity.enabled:
+        stages.append(Perplexity(config.perplexity))
     if config.decontamination.enabled and config.decontamination.paths:
         stages.append(Decontaminate(config.decontamination))
     return stages

@@ -21,6 +21,7 @@ from data_beam.document import Document
 from data_beam.io import files, python_docs, python_source
 from data_beam.phases import Job, Phases
 from data_beam.run import run_to_documents
+from data_beam.stages.perplexity import PerplexityBuckets
 from data_beam.verdicts import Part, ReadParts, WriteVerdicts, with_verdicts
 from maxllm.config.curate import CurateConfig, InputConfig
 from maxllm.config.errors import UserError
@@ -32,10 +33,10 @@ STAGES = (
     "url",
     "extract",
     "pii",
+    "code",
     "language",
     "quality",
-    "code",
-    "classifier",
+    "classifiers",
     "toxicity",
     "perplexity",
     "decontamination",
@@ -107,6 +108,15 @@ def verdicts(parts: list[Part], steps: dict[str, beam.PTransform], root: beam.Pi
     return passed | "Verdicts" >> beam.Flatten() | "Write" >> WriteVerdicts(job)
 
 
+def scores(config: CurateConfig) -> dict[str, beam.PTransform]:
+    steps: dict[str, beam.PTransform] = {}
+    if has_fractions(config.classifiers):
+        steps["Best"] = TopFractions(config.classifiers)
+    if config.perplexity.enabled and config.perplexity.buckets:
+        steps["Buckets"] = PerplexityBuckets(config.perplexity)
+    return steps
+
+
 def passages(config: CurateConfig) -> dict[str, beam.PTransform]:
     steps: dict[str, beam.PTransform] = {}
     if config.line_dedup.enabled:
@@ -121,7 +131,7 @@ def meaning(config: CurateConfig) -> dict[str, beam.PTransform]:
 
 
 # Phases that pass verdicts after duplicates are gone, in order: name -> what the config asks of it.
-VERDICTS = {"passages": passages, "meaning": meaning}
+VERDICTS = {"scores": scores, "passages": passages, "meaning": meaning}
 
 
 def fingerprint(config: CurateConfig) -> str:
