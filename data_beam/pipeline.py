@@ -12,7 +12,9 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
+from data_beam.classify.top_fraction import TopFractions, has_fractions
 from data_beam.curation import Filter, Finish, stages_after_extraction, stages_before_extraction
+from data_beam.dedup import index
 from data_beam.dedup.driver import find_duplicates
 from data_beam.dedup.lines import LineDedup
 from data_beam.dedup.semantic import SemanticDuplicates
@@ -168,3 +170,4 @@ def check_stages(config: CurateConfig) -> None:
     """Makes every stage once here, so that a missing list or model is a sentence now and not a worker's traceback."""
     stages_before_extraction(config)
     stages_after_extraction(config)
+    index.check(config.dedup_index, config.exact_dedup, config.fuzzy_dedup)
