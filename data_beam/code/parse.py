@@ -22,9 +22,7 @@ PARSED = frozenset(
 # damaged files: benchmarks/pii_code/RESULTS.md.
 TOLERATED = {"bash": 0.005, "c": 0.02, "cpp": 0.02, "css": 0.02, "javascript": 0.005, "scala": 0.005, "swift": 0.005}
 COMMENTED = PARSED - {"json", "yaml"} | {"python", "html", "sql", "perl", "haskell", "julia", "scss"}
-# Python's strings that stand alone document it, as comments do.
-_DOCSTRINGS = "(module (string) @c) (block (string) @c)"
-_INNER = re.compile(r"marker|content|doc_comment$|keyword_|_statement$")
+_INNER = re.compile(r"marker|content|doc_comment$|keyword_|_statement$")  # of comments, or none
 
 
 @cache
@@ -36,18 +34,13 @@ def _parser(language: str) -> Any:
 
 
 @cache
-def _query(language: str, what: str) -> Any:
-    import tree_sitter
-    from tree_sitter_language_pack import get_language
-
-    grammar = get_language(language)  # type: ignore[arg-type]
-    if what == "errors":
-        source = "(ERROR) @error (MISSING) @missing"
-    else:
-        kinds = {grammar.node_kind_for_id(i) for i in range(grammar.node_kind_count) if grammar.node_kind_is_named(i)}
-        comments = sorted(kind for kind in kinds if kind and "comment" in kind and not _INNER.search(kind))
-        source = " ".join(f"({kind}) @c" for kind in comments) + (_DOCSTRINGS if language == "python" else "")
-    return tree_sitter.Query(grammar, source)
+def _kinds(language: str, name: str) -> frozenset[int]:
+    """Numbers of the grammar's named nodes with this in their name."""
+    grammar = _parser(language).language
+    names = {i: grammar.node_kind_for_id(i) or "" for i in range(grammar.node_kind_count)}
+    return frozenset(
+        i for i, kind in names.items() if name in kind and grammar.node_kind_is_named(i) and not _INNER.search(kind)
+    )
 
 
 def parse(job: tuple[str, str, bool, bool]) -> dict[str, Any]:
@@ -64,39 +57,49 @@ def parse(job: tuple[str, str, bool, bool]) -> dict[str, Any]:
     if language == "yaml":
         result.update(_yaml(text))
         return result
-    root = _parser(language).parse(data).root_node
+    errors, line, spans = _walk(language, data, comments)
     if syntax:
-        result.update(_errors(language, root, data))
-        if language == "c" and result["error_bytes"]:  # a header called .h may be either
-            other = _errors("cpp", _parser("cpp").parse(data).root_node, data)
-            result.update(min(result, other, key=lambda errors: errors["error_bytes"]))
+        if language == "c" and errors:  # a header called .h may be either
+            errors, line = min((errors, line), _walk("cpp", data, False)[:2], key=lambda pair: pair[0])
+        result.update(error_bytes=errors, error_line=line)
     if comments:
-        spans = [(node.start_byte, node.end_byte) for node in _captures(language, "comments", root).get("c", ())]
-        result["comments"] = _disjoint(spans)
+        result["comments"] = spans
     return result
 
 
-def _captures(language: str, what: str, root: Any) -> dict[str, list[Any]]:
-    import tree_sitter
+def _walk(language: str, data: bytes, comments: bool) -> tuple[int, int | None, list[tuple[int, int]]]:
+    """(bytes of errors, line of the first, comments), from one way over the tree.
 
-    return tree_sitter.QueryCursor(_query(language, what)).captures(root)
-
-
-def _errors(language: str, root: Any, data: bytes) -> dict[str, Any]:
-    """What is an error: tokens that no rule takes, at least one a place, and tokens the parser had to make up.
-
-    An error's own tokens are counted, not its extent: on one bad line the parser may call the whole file an error,
-    with every function in it parsed well.
+    An error is a token that no rule takes, at least one a place, or one the parser had to make up. An error's own
+    tokens count, not its extent: on one bad line the parser may call the whole file an error, with every function in
+    it parsed well. (Queries would find both, in quadratic time on a hundred thousand open brackets.)
     """
-    if not root.has_error:
-        return {"error_bytes": 0, "error_line": None}
-    found = _captures(language, "errors", root)
-    errors, missing = found.get("error", []), found.get("missing", [])
-    starts = [node.start_byte for node in (*errors, *missing)]
-    return {
-        "error_bytes": sum(max(1, _own_bytes(node, data)) for node in errors) + len(missing),
-        "error_line": data.count(b"\n", 0, min(starts)) + 1 if starts else None,
-    }
+    root = _parser(language).parse(data).root_node
+    kinds = _kinds(language, "comment") if comments else frozenset()
+    # Python's strings that stand alone document it, as comments do.
+    strings, blocks = frozenset(), frozenset()
+    if comments and language == "python":
+        strings, blocks = _kinds(language, "string"), _kinds(language, "module") | _kinds(language, "block")
+    errors, first, spans = 0, None, []
+    cursor, above = root.walk(), [-1]
+    while True:
+        node = cursor.node
+        kind, broken = node.kind_id, node.has_error
+        if kind in kinds or (kind in strings and above[-1] in blocks):
+            spans.append((node.start_byte, node.end_byte))
+            inside = broken
+        else:
+            inside = comments or broken
+        if broken and (node.is_error or node.is_missing):
+            errors += 1 if node.is_missing else max(1, _own_bytes(node, data))
+            first = node.start_byte if first is None else min(first, node.start_byte)
+        if inside and cursor.goto_first_child():
+            above.append(kind)
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return errors, None if first is None else data.count(b"\n", 0, first) + 1, _disjoint(spans)
+            above.pop()
 
 
 def _own_bytes(error: Any, data: bytes) -> int:

@@ -111,7 +111,6 @@ def social_security_numbers(text: str) -> Iterator[tuple[int, int]]:
 
 # Telephones
 
-_GAP = r"[ .\u00a0\u2011\u2013/-]"
 # ITU-T E.164: a plus, a country code, at most 15 digits.
 _INTERNATIONAL = re.compile(r"(?<![\w+)\]])\+[1-9](?:[ .()/\u00a0\u2011\u2013-]{0,3}[0-9]){7,14}(?![\w+]|\.[0-9])")
 # The North American plan: area and exchange begin with 2 to 9. Separators make the form; without them it is an id.
@@ -125,7 +124,7 @@ _JOINED = re.compile(r"[\w.+/-]")
 _ANY = re.compile(r"[(+0-9](?<![\w+.][(+0-9])(?:[ .()/\u00a0\u2011\u2013-]{0,3}[0-9]){6,15}(?![\w-]|\.[0-9])")
 _ANNOUNCED = re.compile(
     r"\b(?:tel|telephone|phone|ph|fax|mobile|mob|cell|call(?: us| me| him| her)?|whatsapp|sms|hotline|t[eé]l[eé]phone"
-    r"|telefon|telefono|tel[eé]fono|telefone|handy|gsm|dial|text)"
+    r"|telefon|telefono|tel[eé]fono|telefone|handy|gsm|dial)"
     r"(?: (?:number|no|nr|us))?[.:#]?\)?:? {0,2}(?:at |on |is |us at )?$",
     re.IGNORECASE,
 )
