@@ -20,7 +20,7 @@ from data_beam.dedup.kmeans import KMeans, Vector, draw, nearest
 from data_beam.dedup.nodes import id_of, node_of
 from data_beam.document import Document, Drop
 from data_beam.embed import encoder
-from data_beam.embed.fixed import fixed, inverse_lengths, pack, products, unpack
+from data_beam.embed.fixed import fixed, inverse_lengths, pack, unpack
 from maxllm.config.dedup_text import SemanticDedupConfig
 
 REASON = "semantic_dedup.near_meaning"
@@ -119,11 +119,11 @@ def closest_before(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     int16 [m, d] -> float32 [m], int64 [m]; for row 0 the cosine is -2.
     """
-    scales = inverse_lengths(vectors)
+    scales, numbers = inverse_lengths(vectors), vectors.astype(np.float32)
     best, which = np.full(len(vectors), -2, np.float32), np.zeros(len(vectors), np.int64)
     for low in range(0, len(vectors), _BLOCK):
         high = min(low + _BLOCK, len(vectors))
-        cosines = products(vectors[:high], vectors[low:high])
+        cosines = numbers[:high] @ numbers[low:high].T  # exact, as fixed.products says
         cosines *= scales[:high, None]
         cosines *= scales[None, low:high]
         cosines[low:high][np.tril_indices(high - low)] = -2

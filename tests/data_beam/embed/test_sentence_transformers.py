@@ -73,10 +73,9 @@ def embed_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1800)
 def test_paraphrases_are_found_and_other_sentences_of_the_same_words_stay(embed_python: Path, tmp_path: Path):
     texts = [left for left, _ in PAIRS] + OTHERS + ["", ""] + [right for _, right in PAIRS]
-    done = subprocess.run(
-        [embed_python, "-c", PEER, json.dumps(texts), str(tmp_path / "drops")],
-        check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    command = [embed_python, "-c", PEER, json.dumps(texts), str(tmp_path / "drops")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == {"same": True, "shape": [len(texts), 384]}
     drops = sorted(line.split()[:2] for line in (tmp_path / "drops").read_text().splitlines())
