@@ -8,7 +8,7 @@ r"""The ARPA file: written in sections by many workers, put together by one.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +33,25 @@ class Section:
     ngrams: int
 
 
-def lines(block: Block, highest: bool) -> Iterator[str]:
+def section_text(block: Block, highest: bool) -> str:
     """Of a block with columns probability and back-off, ten significant digits: more than KenLM's float32 holds."""
     probability, backoff = (np.log10(np.maximum(column, SMALLEST)) for column in block.columns)
-    words = np.array(block.words, object)[block.ids].tolist()
+    words = np.array(block.words, object)
+    ngrams = map(" ".join, zip(*(words[column].tolist() for column in block.ids.T), strict=True))
     # A sum of fractions may be 1 and a bit.
-    for p, ngram, b in zip(np.minimum(probability, 0).tolist(), words, backoff.tolist(), strict=True):
-        yield f"{p:.10g}\t{' '.join(ngram)}\n" if highest else f"{p:.10g}\t{' '.join(ngram)}\t{b:.10g}\n"
+    fields = [_texts(np.minimum(probability, 0)), ngrams] + ([] if highest else [_texts(backoff)])
+    return "\n".join(map("\t".join, zip(*fields, strict=True))) + "\n"
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    """Most values are those of many n-grams seen once."""
+    distinct, place = np.unique(values, return_inverse=True)
+    return np.array([f"{value:.10g}" for value in distinct.tolist()], object)[place].tolist()
 
 
 def write_section(block: Block, shard: int, folder: str, *, highest: bool, compressed: bool) -> Section:
     path = FileSystems.join(folder, f"{block.order}-{shard:05d}")
-    write_bytes(path, _stored("".join(lines(block, highest)), compressed))
+    write_bytes(path, _stored(section_text(block, highest), compressed))
     return Section(block.order, shard, path, len(block))
 
 

@@ -6,7 +6,7 @@ A block has a vocabulary of its own, so that no numbering of all words, which on
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,16 +76,27 @@ def joined(blocks: Sequence[Block]) -> Block:
     return Block(blocks[0].words, ids, tuple(np.concatenate(column) for column in columns))
 
 
-def groups(columns: Iterable[np.ndarray], vocabulary: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def groups(columns: Sequence[np.ndarray], vocabulary: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each number of columns, from one on: (a row of every group of rows equal in them, each row's group).
 
     Groups are numbered in the order of their words, so that nothing depends on the order of rows.
     """
-    group: np.ndarray | None = None
+    bits = max(1, (vocabulary - 1).bit_length())
+    together = 63 // bits  # columns that fit into one number to sort by
+    keys = []
+    for begin in range(0, len(columns), together):
+        key = columns[begin].astype(np.int64)
+        for column in columns[begin + 1 : begin + together]:
+            key = key << bits | column
+        keys.append(key)
+    order = np.lexsort(keys[::-1])
+    group = np.empty(len(order), np.int64)
+    begins = np.arange(len(order)) == 0
     for column in columns:
-        key = column.astype(np.int64) if group is None else group * vocabulary + column
-        _, first, group = np.unique(key, return_index=True, return_inverse=True)
-        yield first, group
+        values = column[order]
+        begins[1:] |= values[1:] != values[:-1]
+        group[order] = np.cumsum(begins) - 1
+        yield order[begins], group.copy()
 
 
 def shards_of(block: Block, words: slice, shards: int) -> np.ndarray:

@@ -34,7 +34,7 @@ def count_ngrams(lines: Iterable[list[str]], order: int) -> Block | None:
 
 def summed(block: Block) -> Block:
     """Equal n-grams are one, their columns (integers below 2^53) summed."""
-    *_, (first, group) = groups((block.ids[:, column] for column in reversed(range(block.order))), len(block.words))
+    *_, (first, group) = groups(list(block.ids.T[::-1]), len(block.words))
     columns = (np.bincount(group, column).astype(np.int64) for column in block.columns)
     return Block(block.words, block.ids[first], tuple(columns))
 
@@ -47,7 +47,7 @@ def adjusted(blocks: list[Block], order: int, prune: list[int]) -> Iterator[Bloc
     """
     block = concatenate(blocks)
     bos = block.words.index(BOS) if BOS in block.words else -1
-    levels = list(groups((block.ids[:, column] for column in reversed(range(order))), len(block.words)))
+    levels = list(groups(list(block.ids.T[::-1]), len(block.words)))
     for n, (first, group) in enumerate(levels, 1):
         rows = block.ids[first, order - n :]
         occurs = np.bincount(group, block.columns[0]).astype(np.int64)

@@ -37,7 +37,7 @@ def weigh(blocks: list[Block], discounts: Discounts, prune: int) -> tuple[Block,
     block = concatenate(blocks)
     count = block.columns[0]
     kept = kept_ngrams(block, prune)
-    *_, (first, context) = groups((block.ids[:, column] for column in range(block.order - 1)), len(block.words))
+    *_, (first, context) = groups(list(block.ids.T[:-1]), len(block.words))
     contexts = len(first)
     total = np.bincount(context, count)
     mass = np.bincount(context, count * ~kept)

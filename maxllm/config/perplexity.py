@@ -67,7 +67,7 @@ class NgramConfig(Section):
     preparation: PreparationConfig = PreparationConfig()
     format: Literal["arpa", "arpa.gz"] = "arpa"
     shards: PositiveInt | None = Field(
-        None, description="parts a worker holds in memory one at a time; one for each 8 MB of text when absent"
+        None, description="parts a worker holds in memory one at a time; one for each 4 MB of text when absent"
     )
 
     @model_validator(mode="after")

@@ -133,7 +133,7 @@ def test_settings_that_make_no_model_are_refused(settings, problem):
 
 def test_parts_follow_the_size_of_the_text():
     assert default_shards([File("a.jsonl", 1, "")]) == 1
-    assert default_shards([File("a.jsonl", 8_000_001, ""), File("b.jsonl.zst", 2_000_000, "")]) == 3
+    assert default_shards([File("a.jsonl", 4_000_001, ""), File("b.jsonl.zst", 1_000_000, "")]) == 3
 
 
 @pytest.mark.slow
