@@ -1,1 +1,1 @@
-"""Token data sets as batches: dataset (what is on disk), mixture (which row comes when), packing (rows), loader."""
+"""Token data sets as batches: dataset (on disk), mixture and phases (which row comes when), packing, loader."""

@@ -51,4 +51,4 @@ def create_state(
     step, moments = jax.jit(lambda p: (jnp.int32(0), optimizer.init(p)), out_shardings=(layout.step, layout.optimizer))(
         parameters
     )
-    return structure, TrainState(step, parameters, moments, jax.device_put(objective, layout.objective))
+    return structure, TrainState(step, parameters, moments, jax.device_put(jax.device_get(objective), layout.objective))

@@ -179,6 +179,37 @@ def test_two_processes_train_as_one(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("kind", ["phases", "doremi"])
+def test_two_processes_go_through_a_curriculum_or_search_for_weights_as_one(
+    kind: str, config: Path, tmp_path: Path, domains: dict[str, Any]
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["data"]["sources"] = domains
+    settings["train"] |= {"steps": 8}
+    if kind == "phases":
+        phases = [{"until": 0.4, "sequence_length": 16, "weights": {"easy": 1, "hard": 1}}, {"until": 1}]
+        settings["data"]["phases"] = phases
+    else:
+        config.write_text(yaml.safe_dump(settings))
+        loop.train(resolve(TrainConfig, config, [f"train.run_dir={tmp_path / 'reference'}"]).config)
+        settings["objective"] = {"name": "doremi", "reference": str(tmp_path / "reference")}
+    config.write_text(yaml.safe_dump(settings))
+    with two_trainers(config) as processes:
+        assert [process.wait(280) for process, _ in processes] == [0, 0], said(processes)
+    two = read(tmp_path / "run" / "metrics.jsonl")
+    loop.train(resolve(TrainConfig, config, [f"train.run_dir={tmp_path / 'alone'}"]).config)
+    one = read(tmp_path / "alone" / "metrics.jsonl")
+    compared = [name for name in one[-1] if name in ("loss", "weight", "held_out_loss") or "domain_weight" in name]
+    assert len(compared) == (3 if kind == "phases" else 6)
+    for left, right in zip(two, one, strict=True):
+        for name in compared:
+            assert left.get(name) == pytest.approx(right.get(name), rel=1e-4)
+    if kind == "doremi":
+        weights = [json.loads((tmp_path / run / "doremi.json").read_text())["weights"] for run in ("run", "alone")]
+        assert weights[0] == pytest.approx(weights[1], abs=1e-4)
+
+
+@pytest.mark.network
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_of_two_stops_both_after_the_same_step(
     config: Path, tmp_path: Path, number: signal.Signals
