@@ -116,9 +116,9 @@ _INTERNATIONAL = re.compile(r"(?<![\w+)\]])\+[1-9](?:[ .()/\u00a0\u2011\u2013-]{
 # The North American plan: area and exchange begin with 2 to 9. Separators make the form; without them it is an id.
 _NORTH_AMERICAN = re.compile(
     r"[2-9(](?:(?<=\()[2-9][0-9]{2}\) ?|(?<=[2-9])[0-9]{2}([.-]))[2-9][0-9]{2}(?(1)\1|[ .-])[0-9]{4}"
-    r"(?![\w-]|\.[0-9]|/[0-9])"
+    r"(?: ?(?:x|ext\.?|extension) ?[0-9]{1,6})?(?![\w-]|\.[0-9]|/[0-9])"
 )
-_COUNTRY = re.compile(r"1[ .-]")
+_COUNTRY = re.compile(r"(?<![\w.+/-])(?:\+1|001|1)[ .-]$")
 _JOINED = re.compile(r"[\w.+/-]")
 # Any form after a word that announces a telephone number.
 _ANY = re.compile(r"[(+0-9](?<![\w+.][(+0-9])(?:[ .()/\u00a0\u2011\u2013-]{0,3}[0-9]){6,15}(?![\w-]|\.[0-9])")
@@ -146,8 +146,9 @@ def phones(text: str) -> Iterator[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     for match in _NORTH_AMERICAN.finditer(text):
         start = match.start()
-        start -= 2 * (start > 1 and _COUNTRY.match(text, start - 2, start) is not None)
-        if not (start and _JOINED.match(text, start - 1)) and _north_american(digits_of(match.group())):
+        if country := _COUNTRY.search(text, max(0, start - 4), start):
+            start = country.start()
+        if not (start and _JOINED.match(text, start - 1)) and _north_american(digits_of(match.group())[:10]):
             spans.append((start, match.end()))
     if "+" in text:
         spans += [

@@ -58,8 +58,8 @@ _QUOTED = re.compile(
 _UNQUOTED = re.compile(
     r"[\w.-]{0,40}[ \t]{0,4}[=:][ \t]{0,4}([0-9A-Za-z+/_=.~!@#$%^&*-]{12,200})[ \t]{0,20}(?=[\r\n]|$)"
 )
-# scheme://user:password@host
-_IN_URL = re.compile(r"://[^\s:/@\"'<>{}]{1,64}:([^\s:/@\"'<>{}|]{3,128})@(?=[\w.-])")
+# scheme://user:password@host. An @ in a password should be written %40, and often is not: up to the last one.
+_IN_URL = re.compile(r"://[^\s:/@\"'<>{}]{1,64}:([^\s:/\"'<>{}|]{3,128})@(?=[\w.-])")
 # Stand-ins and references instead of a secret.
 _STAND_IN = re.compile(
     r"example|sample|dummy|fake|change.?me|your|placeholder|redacted|insert|secret|passw|token|api.?key|undefined|null"
