@@ -25,7 +25,7 @@ class FuzzyDedupConfig(Section):
     bands: PositiveInt = 14
     rows: PositiveInt = 8
     seed: int = 1
-    rounds: PositiveInt = Field(2, description="of joining in one job; jobs follow until all is joined")
+    rounds: PositiveInt = Field(3, description="of joining in one job; jobs follow until all is joined")
 
 
 class DedupIndexConfig(Section):
