@@ -3,7 +3,7 @@
 Lee et al. 2022, "Deduplicating training data makes language models better" (arXiv 2107.06499), 4.1, ExactSubstr. The
 reference program holds a suffix array of all text in one machine. Here every n-gram, n = `min_tokens`, is grouped
 by its anchor (winnow.py); a run of n or more pieces repeats exactly where all its n-grams do. An anchor met once ends
-there: nearly all are. Shuffled are hashes, offsets, ages and ids, about 16 bytes a piece, never text.
+there: nearly all are. Shuffled are hashes, offsets, ages and ids, about 15 bytes a piece, never text.
 
 An n-gram is known by its 64-bit hash among those with the same 64-bit anchor hash: two different ones are taken for one
 with a chance of 2^-64 for each pair of different n-grams that share an anchor.

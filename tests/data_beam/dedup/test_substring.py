@@ -195,13 +195,13 @@ def test_no_text_is_shuffled():
     assert [re.sub(r"<class '(\w+)'>", r"\1", each) for each in declared] == [node_and_bytes, gram, "Tuple[str, bytes]"]
 
 
-def test_about_sixteen_bytes_are_shuffled_a_piece():
+def test_about_sixteen_bytes_a_piece_are_shuffled():
     rng = random.Random(1)
     text = " ".join(rng.choices([f"word{i}" for i in range(3000)], k=20_000))
-    name = 20 + 1 + 32  # a time, a separator, an id
+    name = 20 + 1 + 32 + 18  # a time, a separator, an id, a place in the run
     found, repeated = blocks(pieces_of(text), 50)
     assert not len(repeated)
-    assert 15 < sum(len(key) + name + len(packed) for key, packed in found) / 20_000 < 17
+    assert 14 < sum(len(key) + name + len(packed) for key, packed in found) / 20_000 < 17
 
 
 def test_a_row_of_one_word_costs_as_little_as_its_first_passage():
