@@ -117,6 +117,8 @@ def home(order: int) -> slice:
 
 def split(block: Block, shard: np.ndarray) -> Iterator[tuple[int, bytes]]:
     """(shard, its rows packed, with only the words they need)"""
+    if not len(block):
+        return
     order = np.argsort(shard, kind="stable")
     names, starts = np.unique(shard[order], return_index=True)
     for name, rows in zip(names, np.split(order, starts[1:]), strict=True):

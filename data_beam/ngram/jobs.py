@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from data_beam import progress
@@ -22,10 +20,10 @@ from data_beam.ngram.block import Block, concatenate, home, pack, shards_of, spl
 from data_beam.ngram.counts import Statistics, adjusted, count_ngrams, statistics, summed
 from data_beam.ngram.estimate import Unigrams, interpolate, kept_ngrams, weigh
 from data_beam.ngram.prepare import BOS, UNK, Preparation
-from data_beam.output import make_folder, read_json, write_bytes
+from data_beam.output import write_bytes
+from data_beam.phases import Job
 from maxllm.config.perplexity import NgramConfig, PreparationConfig
 
-COUNTED = "counted.json"
 NGRAMS, UNIGRAMS, CONTEXTS, WORDS = "ngrams", "unigrams", "contexts", "words"
 STATISTICS, SIZES, DEAD = "statistics", "sizes", "dead"
 SHOWN_FAILURES = 20
@@ -34,19 +32,18 @@ SHOWN_FAILURES = 20
 def count(
     pipeline: beam.Pipeline,
     config: NgramConfig,
-    preparation: PreparationConfig,
+    tokenizer: str | None,
     inputs: list[files.File],
     shards: int,
-    folder: str,
+    job: Job,
 ) -> None:
-    """Leaves in `folder`/counts the n-grams of each context's home with both counts; COUNTED is written last."""
-    make_folder(FileSystems.join(folder, "counts"))
+    """Leaves in files the n-grams of each context's home, with both counts, and in the manifest the statistics."""
     prune = config.prune_thresholds()
     read = (
         pipeline
         | "Files" >> beam.Create([file.path for file in inputs])
         | "Spread" >> beam.Reshuffle()
-        | "Count" >> beam.ParDo(Count(config, preparation, shards, folder)).with_outputs(SIZES, DEAD, main=NGRAMS)
+        | "Count" >> beam.ParDo(Count(config, tokenizer, shards)).with_outputs(SIZES, DEAD, main=NGRAMS)
     )
     adjust = (
         read[NGRAMS]
@@ -60,12 +57,12 @@ def count(
         (adjust[UNIGRAMS], always)
         | "AllWords" >> beam.Flatten()
         | "SameWord" >> beam.GroupByKey()
-        | "WriteWords" >> beam.ParDo(WriteUnigrams(folder, prune[0])).with_outputs(STATISTICS, main="paths")
+        | "WriteWords" >> beam.ParDo(WriteUnigrams(job, prune[0])).with_outputs(STATISTICS, main="paths")
     )
     ngrams = (
         adjust[NGRAMS]
         | "SameContext" >> beam.GroupByKey()
-        | "WriteNgrams" >> beam.MapTuple(lambda shard, blocks: write_blocks(folder, NGRAMS, shard, blocks))
+        | "WriteNgrams" >> beam.MapTuple(lambda shard, blocks: write_blocks(job, NGRAMS, shard, blocks))
     )
     found = (
         (adjust[STATISTICS], unigrams[STATISTICS])
@@ -74,10 +71,10 @@ def count(
     )
     (
         pipeline
-        | "Last" >> beam.Create([folder], reshuffle=False)
+        | "Last" >> beam.Create([job], reshuffle=False)
         | "Counted"
         >> beam.Map(
-            write_counted,
+            finish_count,
             shards,
             AsList(found),
             AsList(read[SIZES] | "Sizes" >> beam.CombineGlobally(lambda sizes: np.sum([(0, 0), *sizes], 0).tolist())),
@@ -91,10 +88,10 @@ def count(
 class Count(beam.DoFn):
     """Files -> (home, n-grams of the highest order with their count)"""
 
-    def __init__(self, config: NgramConfig, preparation: PreparationConfig, shards: int, folder: str) -> None:
+    def __init__(self, config: NgramConfig, tokenizer: str | None, shards: int) -> None:
+        """`tokenizer`: where the workers find it."""
         self._order, self._shards = config.order, shards
-        path = preparation.tokenizer and FileSystems.join(folder, *preparation.tokenizer.split("/"))
-        self._config = PreparationConfig(normalisation=preparation.normalisation, tokenizer=path)
+        self._config = PreparationConfig(normalisation=config.preparation.normalisation, tokenizer=tokenizer)
 
     def setup(self) -> None:
         self._preparation = Preparation(self._config)
@@ -132,15 +129,15 @@ class Adjust(beam.DoFn):
 
 
 class WriteUnigrams(beam.DoFn):
-    def __init__(self, folder: str, prune: int) -> None:
-        self._folder, self._prune = folder, prune
+    def __init__(self, job: Job, prune: int) -> None:
+        self._job, self._prune = job, prune
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
         shard, blocks = element
         blocks = list(blocks)
         block = words_of([unpack(data) for data in blocks])
         yield TaggedOutput(STATISTICS, (1, statistics(block.columns[0], kept_ngrams(block, self._prune))))
-        yield write_blocks(self._folder, UNIGRAMS, shard, blocks)
+        yield write_blocks(self._job, UNIGRAMS, shard, blocks)
 
 
 def words_of(parts: list[Block]) -> Block:
@@ -149,14 +146,14 @@ def words_of(parts: list[Block]) -> Block:
     return summed(Block(block.words, block.ids, block.columns[:2]))
 
 
-def write_blocks(folder: str, name: str, shard: int, blocks: Iterable[bytes]) -> tuple[str, int]:
-    data = b"".join(struct.pack("<Q", len(block)) + block for block in blocks)
-    write_bytes(FileSystems.join(folder, "counts", f"{name}-{shard:05d}"), data)
-    return name, shard
+def write_blocks(job: Job, name: str, shard: int, blocks: Iterable[bytes]) -> tuple[str, int, str]:
+    path = job.path(f"{name}-{shard:05d}")
+    write_bytes(path, b"".join(struct.pack("<Q", len(block)) + block for block in blocks))
+    return name, shard, path
 
 
-def read_blocks(folder: str, name: str, shard: int) -> list[Block]:
-    with files.open_file(FileSystems.join(folder, "counts", f"{name}-{shard:05d}")) as stream:
+def read_blocks(path: str) -> list[Block]:
+    with files.open_file(path) as stream:
         data = stream.read()
     blocks, place = [], 0
     while place < len(data):
@@ -166,76 +163,76 @@ def read_blocks(folder: str, name: str, shard: int) -> list[Block]:
     return blocks
 
 
-def write_counted(
-    folder: str,
+def finish_count(
+    job: Job,
     shards: int,
     found: list[tuple[int, Statistics]],
     sizes: list[list[int]],
-    paths: list[tuple[str, int]],
+    paths: list[tuple[str, int, str]],
     dead: list[int],
     first: list[list[DeadLetter]],
 ) -> None:
-    tree = {
-        "shards": shards,
-        "statistics": {order: dataclasses.asdict(numbers) for order, numbers in sorted(found)},
-        "lines": sizes[0][0],
-        "words": sizes[0][1],
-        "files": sorted(paths),
-        "skipped": {"count": sum(dead), "first": [dataclasses.asdict(letter) for each in first for letter in each]},
-    }
-    write_bytes(FileSystems.join(folder, COUNTED), json.dumps(tree).encode())
-
-
-def estimate(
-    pipeline: beam.Pipeline, config: NgramConfig, description: dict[str, Any], counted: str, folder: str
-) -> None:
-    """From the counts in `counted` the model file in `folder`."""
-    make_folder(FileSystems.join(folder, "sections"))
-    compressed = config.format.endswith(".gz")
-    probabilities = Estimate(config, description, counted)
-    sections = pipeline | probabilities | "Write" >> beam.Map(write_part, folder, config.order, compressed)
-    (
-        pipeline
-        | "Last" >> beam.Create([FileSystems.join(folder, description["model"])], reshuffle=False)
-        | "Model" >> beam.Map(write_model, AsList(sections), description["ngrams"], compressed)
+    job.finish(
+        shards=shards,
+        statistics=[dataclasses.asdict(numbers) for _, numbers in sorted(found, key=lambda item: item[0])],
+        lines=sizes[0][0],
+        words=sizes[0][1],
+        files=sorted(paths),
+        skipped={"count": sum(dead), "first": [dataclasses.asdict(letter) for each in first for letter in each]},
     )
 
 
-def write_part(part: tuple[int, bytes], folder: str, order: int, compressed: bool) -> Section:
+def estimate(
+    pipeline: beam.Pipeline, config: NgramConfig, description: dict[str, Any], counted: dict[str, Any], job: Job
+) -> None:
+    """From the manifest of `count` the model file, named in the manifest."""
+    probabilities = Estimate(config, description, counted)
+    highest, compressed = config.order, config.format.endswith(".gz")
+    sections = pipeline | probabilities | "Write" >> beam.Map(write_part, job, highest, compressed)
+    (
+        pipeline
+        | "Last" >> beam.Create([job], reshuffle=False)
+        | "Model" >> beam.Map(finish_model, AsList(sections), description, compressed)
+    )
+
+
+def write_part(part: tuple[int, bytes], job: Job, highest: int, compressed: bool) -> Section:
     shard, block = part[0], unpack(part[1])
     progress.count("n-grams written", len(block))
-    place = FileSystems.join(folder, "sections")
-    return write_section(block, shard, place, highest=block.order == order, compressed=compressed)
+    return write_section(block, shard, job.folder, highest=block.order == highest, compressed=compressed)
 
 
-def write_model(path: str, sections: list[Section], counts: list[int], compressed: bool) -> None:
-    put_together(sections, counts, path, compressed=compressed)
+def finish_model(job: Job, sections: list[Section], description: dict[str, Any], compressed: bool) -> None:
+    path = job.path(description["model"])
+    put_together(sections, description["ngrams"], path, compressed=compressed)
+    job.finish(model=path)
 
 
 class Estimate(beam.PTransform):
     """-> (shard, block with probability and back-off), each n-gram once"""
 
-    def __init__(self, config: NgramConfig, description: dict[str, Any], counted: str) -> None:
+    def __init__(self, config: NgramConfig, description: dict[str, Any], counted: dict[str, Any]) -> None:
         super().__init__()
-        tree = read_json(FileSystems.join(counted, COUNTED))
-        self._files = [(name, shard) for name, shard in tree["files"]]
+        self._files = counted["files"]
         self._prune, self._discounts = config.prune_thresholds(), description["discounts"]
         self._unigrams = Unigrams.of(Statistics(**description["statistics"][0]), self._discounts[0])
-        self._shards, self._counted = tree["shards"], counted
+        self._shards = counted["shards"]
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        shards = {name: [shard for kind, shard in self._files if kind == name] for name in (NGRAMS, UNIGRAMS)}
+        paths = {
+            name: [(shard, path) for kind, shard, path in self._files if kind == name] for name in (NGRAMS, UNIGRAMS)
+        }
         weighed = (
             pipeline
-            | "NgramShards" >> beam.Create(shards[NGRAMS])
+            | "NgramShards" >> beam.Create(paths[NGRAMS])
             | "SpreadNgrams" >> beam.Reshuffle()
-            | "Weigh" >> beam.FlatMap(self._weigh).with_outputs(CONTEXTS, WORDS, main=NGRAMS)
+            | "Weigh" >> beam.FlatMapTuple(self._weigh).with_outputs(CONTEXTS, WORDS, main=NGRAMS)
         )
         words = (
             pipeline
-            | "WordShards" >> beam.Create(shards[UNIGRAMS])
+            | "WordShards" >> beam.Create(paths[UNIGRAMS])
             | "SpreadWords" >> beam.Reshuffle()
-            | "Words" >> beam.FlatMap(self._words).with_outputs(WORDS, main=UNIGRAMS)
+            | "Words" >> beam.FlatMapTuple(self._words).with_outputs(WORDS, main=UNIGRAMS)
         )
         longer = (
             {NGRAMS: weighed[NGRAMS], CONTEXTS: weighed[CONTEXTS], UNIGRAMS: words[UNIGRAMS]}
@@ -249,9 +246,9 @@ class Estimate(beam.PTransform):
         )
         return (single, longer) | "All" >> beam.Flatten()
 
-    def _weigh(self, shard: int) -> Iterator[Any]:
+    def _weigh(self, shard: int, path: str) -> Iterator[Any]:
         """N-grams and contexts of a context's home, each to its own home."""
-        blocks = read_blocks(self._counted, NGRAMS, shard)
+        blocks = read_blocks(path)
         for order in sorted({block.order for block in blocks}):
             these = [block for block in blocks if block.order == order]
             ngrams, contexts = weigh(these, self._discounts[order - 1], self._prune[order - 1])
@@ -260,9 +257,9 @@ class Estimate(beam.PTransform):
             for item in split(contexts, shards_of(contexts, home(order - 1), self._shards)):
                 yield TaggedOutput(WORDS if order == 2 else CONTEXTS, item)
 
-    def _words(self, shard: int) -> Iterator[Any]:
+    def _words(self, shard: int, path: str) -> Iterator[Any]:
         """Words with their probability: to every home that asked, and once for the model file."""
-        parts = read_blocks(self._counted, UNIGRAMS, shard)
+        parts = read_blocks(path)
         block = words_of(parts)
         block = block.take(kept_ngrams(block, self._prune[0]))
         block = Block(block.words, block.ids, (self._unigrams.probabilities(block),))

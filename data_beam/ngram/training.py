@@ -9,7 +9,6 @@ sections into one file.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -23,10 +22,10 @@ from data_beam import progress
 from data_beam.io import files
 from data_beam.ngram.counts import Statistics
 from data_beam.ngram.discounts import discounts
-from data_beam.ngram.jobs import COUNTED, count, estimate
+from data_beam.ngram.jobs import count, estimate
 from data_beam.ngram.prepare import Preparation
-from data_beam.output import MANIFEST, Output, files_below, make_folder, read_json, write_bytes
-from data_beam.runner import run
+from data_beam.output import Output, make_folder, read_json, write_bytes
+from data_beam.phases import Phases, TemplateWritten
 from maxllm.config.errors import UserError
 from maxllm.config.perplexity import NgramConfig, PreparationConfig
 
@@ -59,30 +58,24 @@ def train(config: NgramConfig, beam_args: Sequence[str] = (), *, force: bool = F
             f"output: {output.path} holds a model of another config or of other documents; "
             f"give another output, or --force to replace it"
         )
-    folder = None if force else output.finished_run()
-    if folder is None:
-        counted = None if force else _counted_run(output)
-        folder = output.new_run()
-        preparation = _bring_tokenizer(config.preparation, folder)
-        shards = config.shards or default_shards(inputs)
-        progress.reset()
-        if counted is None:
-            counted = folder
-            run(lambda pipeline: count(pipeline, config, preparation, inputs, shards, folder), beam_args)
-        else:
-            logger.info("ngram: an earlier run counted everything and was stopped; going on from there")
-        description = describe(config, preparation, output.fingerprint, read_json(f"{counted}/{COUNTED}"))
-        progress.reset()
-        run(lambda pipeline: estimate(pipeline, config, description, counted, folder), beam_args)
-        names = [path.removeprefix(f"{folder}/") for path in files_below(FileSystems.join(folder, TOKENIZER))]
-        write_bytes(f"{folder}/{DESCRIPTION}", (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
-        listed = {"files": [description["model"], DESCRIPTION, *names]}
-        write_bytes(f"{folder}/{MANIFEST}", json.dumps(listed).encode())
-    else:
-        logger.info("ngram: an earlier run wrote everything and was stopped; putting its output in place")
-    description = read_json(f"{folder}/{DESCRIPTION}") or read_json(output.join(DESCRIPTION))
-    moves = {name: FileSystems.join(folder, *name.split("/")) for name in read_json(f"{folder}/{MANIFEST}")["files"]}
-    output.commit(moves, (TOKENIZER,) if config.preparation.tokenizer else ())
+    if force:
+        output.discard_staging()
+    progress.reset()
+    phases = Phases(output, beam_args)
+    preparation, brought = _bring_tokenizer(config, phases.folder)
+    tokenizer = preparation.tokenizer and FileSystems.join(phases.folder, *preparation.tokenizer.split("/"))
+    shards = config.shards or default_shards(inputs)
+    try:
+        counted = phases.run("count", lambda root, job: count(root, config, tokenizer, inputs, shards, job))
+        description = describe(config, preparation, output.fingerprint, counted)
+        written = phases.run("model", lambda root, job: estimate(root, config, description, counted, job))
+    except TemplateWritten as template:
+        logger.info("ngram: wrote the template %s; when its job is done, run the same command for the next", template)
+        return {"template": str(template)}
+    place = FileSystems.join(phases.folder, DESCRIPTION)
+    write_bytes(place, (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
+    moves = {description["model"]: written["model"], DESCRIPTION: place, **brought}
+    output.commit(moves, (TOKENIZER,) if brought else ())
     other = output.join("model.arpa" if description["model"] == "model.arpa.gz" else "model.arpa.gz")
     if FileSystems.exists(other):  # of a config that --force replaced
         FileSystems.delete([other])
@@ -108,14 +101,14 @@ def default_shards(inputs: list[files.File]) -> int:
     return max(1, -(-size // BYTES_PER_SHARD))
 
 
-def describe(config: NgramConfig, preparation: PreparationConfig, made_from: str, counted: dict | None) -> dict:
+def describe(config: NgramConfig, preparation: PreparationConfig, made_from: str, counted: dict) -> dict[str, Any]:
     """What ngram.json says. Raises UserError where the text does not give Kneser-Ney's discounts."""
-    if counted is None or not counted["lines"]:
-        skipped = f"; {counted['skipped']}" if counted and counted["skipped"]["count"] else ""
+    if not counted["lines"]:
+        skipped = f"; {counted['skipped']}" if counted["skipped"]["count"] else ""
         raise UserError(f"documents: {config.documents} hold no line with a word in it{skipped}")
-    by_order = {int(order): Statistics(**numbers) for order, numbers in counted["statistics"].items()}
+    by_order = [Statistics(**numbers) for numbers in counted["statistics"]]
     found = [
-        discounts((s.n1, s.n2, s.n3, s.n4), order, config.discount_fallback) for order, s in sorted(by_order.items())
+        discounts((s.n1, s.n2, s.n3, s.n4), order, config.discount_fallback) for order, s in enumerate(by_order, 1)
     ]
     return {
         "version": VERSION,
@@ -128,10 +121,10 @@ def describe(config: NgramConfig, preparation: PreparationConfig, made_from: str
         "words": counted["words"],
         "skipped": counted["skipped"],
         "prune": config.prune_thresholds(),
-        "ngrams": [s.kept for _, s in sorted(by_order.items())],
+        "ngrams": [s.kept for s in by_order],
         "discounts": [each for each, _ in found],
         "fallback_orders": [order for order, (_, fell_back) in enumerate(found, 1) if fell_back],
-        "statistics": [dataclasses.asdict(s) for _, s in sorted(by_order.items())],
+        "statistics": counted["statistics"],
         "preparation": preparation.model_dump(),
     }
 
@@ -157,14 +150,6 @@ def _inputs(config: NgramConfig) -> list[files.File]:
         raise UserError(str(error).replace("inputs:", "documents:", 1)) from error
 
 
-def _counted_run(output: Output) -> str | None:
-    """A run of this config that counted everything and was stopped before the model was written. It is only read."""
-    for path in files_below(output.join(".staging")):
-        if path.endswith(f"/{COUNTED}") and f"/{output.fingerprint[:16]}-" in path:
-            return path.removesuffix(f"/{COUNTED}")
-    return None
-
-
 def _tokenizer_files(config: NgramConfig) -> list[tuple[str, bytes]]:
     path = config.preparation.tokenizer
     if path is None:
@@ -177,14 +162,15 @@ def _tokenizer_files(config: NgramConfig) -> list[tuple[str, bytes]]:
     return list(read_tokenizer(path).files.items())
 
 
-def _bring_tokenizer(preparation: PreparationConfig, folder: str) -> PreparationConfig:
-    """Copies the tokenizer beside the model; its path in the result is relative to the model's folder."""
+def _bring_tokenizer(config: NgramConfig, folder: str) -> tuple[PreparationConfig, dict[str, str]]:
+    """Copies the tokenizer to `folder`: the preparation with its path relative to the model's folder, and its files."""
+    preparation = config.preparation
     if preparation.tokenizer is None:
-        return preparation
-    place = FileSystems.join(folder, TOKENIZER)
-    make_folder(place)
-    found = _tokenizer_files(NgramConfig(preparation=preparation))
-    for name, data in found:
-        write_bytes(FileSystems.join(place, name), data)
+        return preparation, {}
+    make_folder(FileSystems.join(folder, TOKENIZER))
+    brought = {}
+    for name, data in _tokenizer_files(config):
+        brought[f"{TOKENIZER}/{name}"] = FileSystems.join(folder, TOKENIZER, name)
+        write_bytes(brought[f"{TOKENIZER}/{name}"], data)
     name = f"{TOKENIZER}/tokenizer.model" if preparation.tokenizer.endswith(".model") else TOKENIZER
-    return PreparationConfig(normalisation=preparation.normalisation, tokenizer=name)
+    return PreparationConfig(normalisation=preparation.normalisation, tokenizer=name), brought

@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from maxllm.summary import say
 
     model = train(config, args.rest, force=args.force)
+    if "template" in model:
+        return 0
     counts = ", ".join(f"{count:,}" for count in model["ngrams"])
     say(f"{config.output}: order {model['order']}, {counts} n-grams from {model['words']:,} words")
     return 0

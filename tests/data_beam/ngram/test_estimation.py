@@ -120,7 +120,7 @@ def without_beam(lines: list[list[str]], order: int, prune: list[int]) -> dict[N
     words = [single.words[place] for place in single.ids[:, 0]]
     p = unigrams.probabilities(single)
     p[words.index("<s>")] = 1.0
-    weighed = [weigh([each], given_up[n], prune[n - 1]) for n, each in by_order.items()]
+    weighed = [weigh([each], given_up[n], prune[n - 1]) for n, each in by_order.items() if len(each)]
     asked = Block(words, np.arange(len(words), dtype=np.int32)[:, None], (p,))
     blocks = interpolate([ngrams for ngrams, _ in weighed], [contexts for _, contexts in weighed], [asked])
     backoff = {}

@@ -55,6 +55,25 @@ def test_the_model_is_lmplzs(models, name):
         assert ours[ngram] == pytest.approx(values, abs=FLOAT32), ngram
 
 
+def test_an_order_that_the_text_is_too_short_for_is_empty_as_lmplzs(tmp_path):
+    """`echo a | lmplz -o 4 --discount_fallback`"""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1", "text": "a"}))
+    settings = {"order": 4, "discount_fallback": [0.5, 1, 1.5]}
+    train(NgramConfig(documents=[str(tmp_path / "a.jsonl")], output=str(tmp_path / "out"), **settings))
+    text = (tmp_path / "out" / "model.arpa").read_text()
+    assert "ngram 4=0\n" in text
+    assert read_arpa(text) == {
+        "<unk>": (pytest.approx(-0.7781512), 0),
+        "<s>": (0, pytest.approx(-0.30103)),
+        "</s>": (pytest.approx(-0.38021123), 0),
+        "a": (pytest.approx(-0.38021123), pytest.approx(-0.30103)),
+        "a </s>": (pytest.approx(-0.1497623), 0),
+        "<s> a": (pytest.approx(-0.1497623), pytest.approx(-0.30103)),
+        "<s> a </s>": (pytest.approx(-0.06845737), 0),
+    }
+    assert ArpaScorer(str(tmp_path / "out" / "model.arpa")).score([["a", "b"]]) == pytest.approx(-1.9101848)
+
+
 @pytest.mark.parametrize("name", ["order3", "order5"])
 @pytest.mark.parametrize("ours", [True, False], ids=["our model", "lmplz's model"])
 def test_scores_are_kenlms_word_by_word(models, name, ours):

@@ -81,7 +81,7 @@ def test_a_run_stopped_after_counting_goes_on_from_there_and_force_replaces(
     with monkeypatch.context() as patch:
         patch.setattr(training, "count", stop)
         train(config_of(source, tmp_path))
-    assert "an earlier run counted everything" in caplog.text
+    assert "count: done before" in caplog.text
     assert (tmp_path / "model.arpa").read_bytes() == (finished / "model.arpa").read_bytes()
 
     train(config_of(source, tmp_path, format="arpa.gz", shards=5), force=True)
