@@ -57,6 +57,8 @@ class ArpaScorer:
         self._hashes: list[np.ndarray] = []  # by order, sorted uint64 [ngrams]
         self._values: list[np.ndarray] = []  # by order, float32 [ngrams, 2]: log10 probability and back-off
         for hashes, values in _read_arpa(path):
+            if self._hashes and not len(hashes):
+                break  # of this order and all above it there are none
             in_order = np.argsort(hashes, kind="stable")
             self._hashes.append(hashes[in_order])
             self._values.append(values[in_order])
