@@ -13,6 +13,14 @@ CREATED_KEYS = ("created", "date", "timestamp", "published")  # of web crawls an
 _PARTIAL_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
+# Keys of metadata with a meaning here (data_beam/document.py, stages/stage.py), and what stages take them to be.
+MEANING = {
+    **dict.fromkeys("url path language group content_type programming_language license module".split(), str),
+    **dict.fromkeys(("language_confidence",), (int, float)),
+    **dict.fromkeys(("signals", "removed_characters", "scores", "pii"), dict),
+}
+
+
 class TooDeep(ValueError):
     pass
 
@@ -38,6 +46,18 @@ def plain(value: Any, depth: int = 0) -> Any:
     if hasattr(value, "tolist"):  # NumPy's
         return plain(value.tolist(), depth + 1)
     return text(str(value))
+
+
+def typed(metadata: dict[str, Any]) -> dict[str, Any]:
+    """A key that has a meaning here and a value of another type is somebody else's: it becomes `original_KEY`."""
+    for key, kind in MEANING.items():
+        value = metadata.get(key)
+        strange = value is not None and (not isinstance(value, kind) or isinstance(value, bool))
+        if key == "signals" and not strange and value is not None:
+            strange = not all(isinstance(each, dict) for each in value.values())
+        if strange:
+            metadata[f"original_{key}"] = metadata.pop(key)
+    return metadata
 
 
 def text(value: str) -> str:

@@ -65,7 +65,7 @@ def _document(path: str, number: int, record: object) -> Document | DeadLetter:
     try:
         if isinstance(metadata, str):  # as Parquet files carry it
             metadata = json.loads(metadata)
-        metadata = clean.plain(metadata) if isinstance(metadata, dict) else {}
+        metadata = clean.typed(clean.plain(metadata)) if isinstance(metadata, dict) else {}
     except (ValueError, RecursionError) as error:
         return DeadLetter(f"{path}:{number}", "tokenize", f"its metadata cannot be read: {error}"[:300])
     source, created = record.get("source"), record.get("created")

@@ -27,7 +27,7 @@ SUFFIXES = {
     **{f".{name}": "json" for name in ("json", "jsonl", "ndjson")},
     **{".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".txt": "text"},
 }
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.,+-]+))?")  # OWNER/NAME or OWNER/NAME:CONFIG
 
 
 def list_work(config: InputConfig) -> Iterator[Work]:
@@ -64,7 +64,7 @@ def read(config: InputConfig, work: Work) -> Iterator[Read]:
 def _shard(config: InputConfig, data: Any, path: str, shard: int, added: str) -> Iterator[Read]:
     """Its rows. The rest of one that breaks off is lost, and said to be."""
     number = -1
-    location = ":".join(filter(None, (path, getattr(config, "config_name", None), config.split, f"{shard}")))
+    location = f"{path}:{config.split}:{shard}"
     try:
         for number, record in enumerate(data.shard(data.num_shards, shard) if data.num_shards > 1 else data):
             yield from_record(config, location, number, record, added)
@@ -106,22 +106,19 @@ def _builder(config: InputConfig, path: str) -> Any:
         ) from error
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # what versions before 4 would ask about
     datasets.disable_progress_bars()
-    name: str | None = getattr(config, "config_name", None)
-    data_files: Any = None
-    source = path
-    if saved := _saved(path, config.split):
-        source, name, data_files = "arrow", None, saved
-    elif not os.path.isdir(path) and (format := SUFFIXES.get(_suffix(path))):
-        source, name, data_files = format, None, {config.split: path}
-    elif not _is_local(path) and not HUB_NAME.fullmatch(path):
+    hub = None if _is_local(path) else HUB_NAME.fullmatch(path)
+    format = SUFFIXES.get(_suffix(path))
+    if not hub and not _is_local(path) and not (format and "://" in path):
         raise UserError(
             f"inputs: there is no {path}; format hf takes files ({', '.join(SUFFIXES)}), folders of them, what "
-            f"save_to_disk wrote, and names on the hub such as allenai/c4"
+            f"save_to_disk wrote, and names on the hub such as allenai/c4:en"
         )
     try:
-        if data_files or _is_local(path):
-            return datasets.load_dataset_builder(source, name, data_files=data_files)
-        return _of_hub(source, name)
+        if saved := _saved(path, config.split):
+            return datasets.load_dataset_builder("arrow", data_files=saved)
+        if format and not os.path.isdir(path) and not hub:
+            return datasets.load_dataset_builder(format, data_files={config.split: path})
+        return _of_hub(hub[1], hub[2]) if hub else datasets.load_dataset_builder(path)
     except (FileNotFoundError, ConnectionError, OSError, ValueError, RuntimeError) as error:
         reach = "" if _is_local(path) else "; is the name right, and is the hub in reach?"
         raise UserError(f"inputs: the data set {path} cannot be opened ({describe(error)}){reach}") from error
@@ -155,7 +152,7 @@ def _saved(path: str, split: str = "") -> list[str] | None:
 
 
 def _is_local(path: str) -> bool:
-    return os.path.exists(path) or any(character in path for character in "*?[")
+    return os.path.exists(path) or ("://" not in path and any(character in path for character in "*?["))
 
 
 def _files(path: str) -> list[File]:

@@ -103,4 +103,4 @@ def _metadata(config: InputConfig, record: dict[str, Any]) -> dict[str, Any]:
         except (ValueError, RecursionError):
             own = {"metadata": own}
     metadata.update(clean.plain(own) if isinstance(own, dict) else {})
-    return {clean.text(str(key)): value for key, value in metadata.items()}
+    return clean.typed({clean.text(str(key)): value for key, value in metadata.items()})

@@ -89,6 +89,8 @@ def test_rows_without_text_and_long_ones_and_a_broken_file(tmp_path):
 def test_what_cannot_be_reached_is_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is the hub in reach"):
         read_all(paths=["nobody/nothing"])
+    with pytest.raises(UserError, match="data set nobody/nothing:en cannot be opened"):
+        read_all(paths=["nobody/nothing:en"])
     with pytest.raises(UserError, match="there is no .*/nowhere/x"):
         read_all(paths=["/nowhere/x"])
     (tmp_path / "empty").mkdir()
