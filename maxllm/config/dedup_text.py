@@ -30,7 +30,7 @@ class SemanticDedupConfig(Section):
     keep: Literal["oldest", "hard", "easy"] = Field(
         "oldest", description="hard, the paper's: of a pair the one farther from its cluster's centre stays"
     )
-    clusters: PositiveInt | None = Field(None, description="null: square root of the number of documents")
+    clusters: PositiveInt | None = Field(None, description="null: √n of n documents, at most n / 2000")
     iterations: int = Field(10, ge=0, description="of k-means, on 256 documents a cluster")
     max_cluster: PositiveInt = Field(50_000, description="larger clusters are split; bounds memory and time")
     seed: int = 1

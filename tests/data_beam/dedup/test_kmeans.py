@@ -77,9 +77,15 @@ def test_centres_are_the_same_in_any_order_and_on_any_number_of_workers(tmp_path
     names = random.Random(4).sample(list(vectors), len(vectors))
     shuffled = {name: vectors[name] for name in names}
     workers = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
-    one = on_beam(tmp_path / "one", vectors, None, 2)
-    assert len(one) == clusters_for(3000, None) == 54
-    assert on_beam(tmp_path / "two", shuffled, None, 2, *workers) == one
+    one = on_beam(tmp_path / "one", vectors, 54, 2)
+    assert len(one) == 54
+    assert on_beam(tmp_path / "two", shuffled, 54, 2, *workers) == one
+
+
+def test_clusters_are_the_square_root_but_not_smaller_than_is_quickly_compared():
+    counts = {0: 1, 3999: 1, 4000: 2, 1_000_000: 500, 100_000_000: 10_000}
+    assert {documents: clusters_for(documents, None) for documents in counts} == counts
+    assert clusters_for(10, 7) == 7
 
 
 def test_training_uses_about_256_documents_a_cluster(tmp_path, monkeypatch):
