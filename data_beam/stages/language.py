@@ -35,13 +35,14 @@ class Language:
         self.model.check_labels(config.labels, "labels")
         self.model.check_labels(self.languages - {UNDETERMINED}, "languages")
         among = xxhash.xxh3_64_hexdigest(json.dumps(sorted(self.labels)).encode()) if self.labels else "all"
-        unit = "document" if config.paragraphs == "off" else "paragraphs"
-        self.version = f"{VERSION}-{self.model.fingerprint}-{among}-{unit}"
+        # What was measured with paragraphs serves without them too.
+        units = ["document", "paragraphs"] if config.paragraphs == "off" else ["paragraphs"]
+        self.versions = [f"{VERSION}-{self.model.fingerprint}-{among}-{unit}" for unit in units]
 
     def measure(self, document: Document) -> Document:
-        if _is_code(document) or stored_of_text(document, self.name, self.version):
+        if _is_code(document) or self._stored(document):
             return document
-        return store_of_text(document, self.name, self.version, self.measured(document.text))
+        return store_of_text(document, self.name, self.versions[0], self.measured(document.text))
 
     def measured(self, text: str) -> dict[str, Any]:
         """`label`, `confidence`, and `paragraphs`: [label, confidence, characters] of each."""
@@ -58,7 +59,7 @@ class Language:
         if _is_code(document):
             return document
         # Measured here when `measure` has not been.
-        values = stored_of_text(document, self.name, self.version) or self.measured(document.text)
+        values = self._stored(document) or self.measured(document.text)
         language, confidence = values["label"], values["confidence"]
         if not confidence > self.config.min_confidence:
             language = UNDETERMINED
@@ -79,6 +80,10 @@ class Language:
         return document.with_text(text, **metadata)
 
     __call__ = decide
+
+    def _stored(self, document: Document) -> dict[str, Any] | None:
+        found = (stored_of_text(document, self.name, version) for version in self.versions)
+        return next((values for values in found if values), None)
 
     def _foreign(self, labelled: list[tuple[str, float, int]]) -> set[int]:
         """Numbers of the paragraphs that are surely in a language not wanted."""

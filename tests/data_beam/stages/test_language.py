@@ -145,6 +145,10 @@ def test_what_was_measured_decides_as_the_text_does_at_any_confidence(paragraphs
 def test_other_labels_and_other_texts_are_measured_again():
     measured = Language(LanguageConfig()).measure(document(ENGLISH))
     assert Language(LanguageConfig(labels=["en", "de"])).measure(measured) is not measured
+    with_paragraphs = Language(LanguageConfig(paragraphs="label"))
+    assert with_paragraphs.measure(measured) is not measured
+    measured_more = with_paragraphs.measure(document(ENGLISH))
+    assert Language(LanguageConfig()).measure(measured_more) is measured_more
     changed = measured.with_text(GERMAN)
     assert Language(LanguageConfig())(changed) == Drop("language.not_wanted", "de")
 
