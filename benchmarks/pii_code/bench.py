@@ -27,7 +27,7 @@ import sources  # noqa: E402
 
 from data_beam.pii.mask import CODE_KINDS, KINDS, find, mask  # noqa: E402
 
-PEERS = ("datatrove==0.10.1", "regex", "spacy", "faker==37.1.0", "phonenumbers==9.0.0")
+PEERS = ("datatrove==0.10.1", "regex", "spacy", "faker==40.54.0", "phonenumbers==9.0.43")
 AROUND = {"email": "Write to {} today.", "ip": "from {} came", "phone national": "Tel: {} or"}
 LANGUAGES = (
     "bash c cpp csharp css go java javascript json kotlin lua php r ruby rust scala swift toml typescript".split()
@@ -130,15 +130,17 @@ def syntax(roots: list[str], count: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", nargs="*", default=[])
+    parser.add_argument("--peer", type=Path, help="a Python that has the peers' packages; else they are installed")
     parser.add_argument("--files", type=int, default=120, help="a language")
     parser.add_argument("--texts", type=int, default=4000, help="made ones")
     parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        python = Path(folder) / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
+        python = arguments.peer or Path(folder) / "bin" / "python"
+        if not arguments.peer:
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
         peer = [str(python), str(HERE / "peer.py")]
         values = json.loads(subprocess.run([*peer, "values", "1"], check=True, capture_output=True).stdout)
         texts = shared_texts(arguments.shared)
@@ -157,15 +159,15 @@ def main() -> None:
         "## Masking: made text",
         "",
         f"{arguments.texts:,} texts of `gold.py`, seed 1: values in sentences and code, and as many look-alikes",
-        "(versions, dates, ISBNs, ids, decorators, matrix products, checksums). A find counts only with its",
-        "exact first and last character. The set was made beside the detectors, by one hand: it shows that forms are handled, not how often",
-        "they occur.",
+        "(versions, dates, ISBNs, ids, decorators, checksums). A find counts only with its exact first and last",
+        "character. The set was made beside the detectors, by one hand: it shows that forms are handled, not how",
+        "often they occur.",
         "",
         *scores(arguments.texts, 1),
         "",
         "## Masking: values that others made",
         "",
-        "Faker 37.1 and the example numbers of all regions in phonenumbers 9.0 (Google's metadata), in a short",
+        "Faker 40.54 and the example numbers of all regions in phonenumbers 9.0 (Google's metadata), in a short",
         "sentence. Numbers in national form follow `Tel:`. Missed: ten digits without any separator (such are ids",
         "elsewhere), numbers of six digits and less, the fictional 555-01xx.",
         "",
@@ -184,13 +186,14 @@ def main() -> None:
         "## Code: what the syntax check rejects, in percent",
         "",
         f"Up to {arguments.files} files of {MIN_MAX} a language, from distributed packages: known good.",
-        "Then the same files damaged. Some damage is none: a bracket or prose within a comment, a cut between two functions.",
+        "Then the same files damaged. Some damage is none: a bracket or prose within a comment, a cut between two",
+        "functions.",
         "",
         *syntax([*arguments.sources, "/usr/include", "/usr/bin"], arguments.files),
         "",
         "## Code: the default corpus",
         "",
-        "This Python's own source files of up to 200,000 bytes.",
+        f"{sources.PYTHON_FILES:,} source files of this Python and its packages, by hash, of up to 200,000 bytes.",
         "",
         "| rules | " + " | ".join(sorted({reason for found in kept.values() for reason in found})) + " |",
         "| --- |" + " ---: |" * len({reason for found in kept.values() for reason in found}),

@@ -16,6 +16,7 @@ from maxllm.config.code import CodeConfig, CodeQuality
 
 PROSE = "The quick brown fox isn't jumping; it's raining (again, as so often: see below).\nThey said: \"No!\"\n" * 3
 MIN_BYTES, MAX_BYTES = 400, 60_000
+PYTHON_FILES = 4000
 
 
 def truncated(text: str, draw: random.Random) -> str:
@@ -112,16 +113,16 @@ def _rejected(stage: CodeSyntax, language: str, text: str) -> bool:
 
 
 def reasons_on_python() -> dict[str, dict[str, int]]:
-    """What becomes of the default corpus' source files, by default and with the preset's quality rules."""
-    from data_beam.io.python_source import roots, source_files
+    """What becomes of a sample of the default corpus' files, by default and with the preset's quality rules."""
+    from data_beam.io.python_source import source_files
+    from data_beam.io.sample import by_hash
 
-    places = roots()
     stages = {
         "default": CodeSyntax(CodeConfig()),
         "curate/code's rules": CodeSyntax(CodeConfig(quality=CodeQuality(enabled=True))),
     }
     counts: dict[str, dict[str, int]] = {name: defaultdict(int) for name in stages}
-    for location, path in source_files():
+    for location, path in by_hash(source_files(), PYTHON_FILES, key=lambda pair: pair[0]):
         data = Path(path).read_bytes()
         if len(data) > 200_000:  # as curate/python-docs has it
             continue
@@ -135,7 +136,6 @@ def reasons_on_python() -> dict[str, dict[str, int]]:
         for name, stage in stages.items():
             outcome = stage(Document("1", text, "s", "", metadata=metadata))
             counts[name][outcome.reason if isinstance(outcome, Drop) else "kept"] += 1
-    assert places
     for stage in stages.values():
         stage.close()
     return {name: dict(sorted(found.items())) for name, found in counts.items()}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 # StarCoder2 (Lozhkov et al. 2024, arXiv 2402.19173), appendix A.1: base64, hexadecimal and escaped Unicode. Theirs of
 # base64 takes words of prose that line breaks join, hence a digit or a sign is asked for in each run; theirs of
 # hexadecimal begins with \b, which the \ of an escape never is at: here it is a look-behind.
-_BASE64 = re.compile(r"[a-zA-Z0-9+/\n=]{64,}+")
+_BASE64 = re.compile(r"[a-zA-Z0-9+/\n=](?<![a-zA-Z0-9+/\n=]{2})[a-zA-Z0-9+/\n=]{63,}+")
 _HEXADECIMAL = re.compile(r"(?<!\w)(?:(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s{0,8}|\s{1,8}|(?=\\x)|\b)){8,}+")
 _UNICODE = re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}+")
 _DENSE = re.compile(r"[0-9+/=]")

@@ -295,3 +295,19 @@ def test_any_text_in_any_language_gets_a_verdict(text, language):
     document = Document("1", text, "s", "2", metadata={"content_type": "code", "programming_language": language})
     outcome = STRICT(document)
     assert isinstance(outcome, Document) or outcome.reason.startswith("code.")
+
+
+@pytest.mark.parametrize("unit", ["a", "aa ", "00,", "\\u0041", "\\x48", "A9" * 31 + " ", "\n", "(c) ", "generated "])
+def test_measuring_takes_linear_time(unit):
+    from time import process_time
+
+    def seconds(size):
+        text = (unit * (size // len(unit) + 1))[:size]
+        times = []
+        for _ in range(3):
+            start = process_time()
+            measure(text, "a.go")
+            times.append(process_time() - start)
+        return min(times)
+
+    assert seconds(320_000) < 24 * max(seconds(40_000), 0.0005)
