@@ -42,7 +42,7 @@ def main() -> None:
     result: dict = {"encode": time.process_time() - started}
     sys.modules["one"] = sys.modules["__main__"]
     VECTORS.update(zip(texts, np.concatenate(vectors), strict=True))
-    for name, clusters in (("1", 1), ("root", math.isqrt(len(documents)))):
+    for label, clusters in (("1", 1), ("root", math.isqrt(len(documents)))):
         config = SemanticDedupConfig(encoder="one:stored", eps=WIDEST, clusters=clusters)
         written = Path(out).with_suffix(".drops")
         started = time.process_time()
@@ -54,8 +54,8 @@ def main() -> None:
                 | beam.MapTuple(lambda id, drop: json.dumps([id, drop.value]))
                 | beam.io.WriteToText(str(written), num_shards=1, shard_name_template="")
             )
-        result[f"seconds {name}"] = time.process_time() - started
-        result[f"drops {name}"] = [json.loads(line) for line in written.read_text().splitlines()]
+        result[f"seconds {label}"] = time.process_time() - started
+        result[f"drops {label}"] = [json.loads(line) for line in written.read_text().splitlines()]
     Path(out).write_text(json.dumps(result))
 
 
