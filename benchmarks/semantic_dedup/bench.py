@@ -109,7 +109,7 @@ def main() -> int:
             "",
             *table(rows, result["drops 1"]),
             "",
-            f"√n = {math.isqrt(len(rows))} clusters ({result['seconds root']:.0f} CPU-seconds): what clustering misses.",
+            f"√n = {math.isqrt(len(rows))} clusters ({result['seconds root']:.0f} CPU-seconds): what clusters miss.",
             "",
             *table(rows, result["drops root"]),
             "",

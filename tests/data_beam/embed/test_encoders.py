@@ -7,13 +7,19 @@ import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import apache_beam as beam
 import numpy as np
 import pytest
 import xxhash
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
 
+from data_beam.dedup.semantic import SemanticDuplicates
+from data_beam.document import Document, Drop
 from data_beam.embed import encoder, hashing
 from data_beam.embed.fixed import fixed, pack
 from data_beam.embed.http import CHARACTERS, HttpEncoder
+from maxllm.config.dedup_text import SemanticDedupConfig
 from maxllm.config.errors import UserError
 
 
@@ -149,6 +155,15 @@ def test_a_server_is_asked_for_what_is_not_empty_and_its_rows_come_back_in_order
     assert encode(["", " "]).tolist() == [[0], [0]]
     ((path, key, body),) = Server.seen
     assert (path, key, body["model"], len(body["input"])) == ("/v1/embeddings", "Bearer secret", "small", 3)
+
+
+def test_a_server_is_an_encoder_on_beam(server):
+    config = SemanticDedupConfig(encoder=server, model="m", iterations=1)
+    documents = [Document(str(i), text, "", str(2000 + i)) for i, text in enumerate(["abc", "xyz", "", "a" * 500])]
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        drops = pipeline | beam.Create(documents, reshuffle=False) | SemanticDuplicates(config)
+        assert_that(drops, equal_to([("1", Drop("semantic_dedup.near_meaning", "0 1.000"))]))
+    assert Server.seen[0][2] == {"model": "m", "input": ["abc", "xyz", "a" * 500]}
 
 
 def test_a_busy_server_is_asked_again_and_a_refusal_is_told(server, monkeypatch):
