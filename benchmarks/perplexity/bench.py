@@ -161,7 +161,7 @@ def beside_lmplz(megabytes: float, folder: Path) -> list[str]:
     out = [
         "## Beside lmplz",
         "",
-        f"Order {ORDER}, unpruned: {len(texts):,} paragraphs of 20 Gutenberg books, {size / 1e6:.1f} MB, {words:,} words.",
+        f"Order {ORDER}, unpruned: {len(texts):,} paragraphs of Gutenberg books, {size / 1e6:.1f} MB, {words:,} words.",
         "Processor seconds with all child processes, most memory of one process.",
         "",
         "| | CPU s | wall s | words a CPU second | memory MB |",
@@ -282,8 +282,8 @@ def buckets(folder: Path) -> list[str]:
     out += [
         "",
         f"Against people's judgement: of {len(pairs)} web documents that people called good or bad, a bad one has the",
-        f"higher perplexity in {wins:.0%} of pairs (50 % is chance); the median is {statistics.median(good):,.0f} of the good",
-        f"and {statistics.median(bad):,.0f} of the bad. (quality/dclm_majority_data)",
+        f"higher perplexity in {wins:.0%} of pairs (50 % is chance). Medians: good {statistics.median(good):,.0f},",
+        f"bad {statistics.median(bad):,.0f}. (quality/dclm_majority_data)",
     ]
     return out
 
