@@ -14,7 +14,7 @@ import xxhash
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
-from data_beam.dedup.semantic import SemanticDuplicates
+from data_beam.dedup.semantic import REASON, SemanticDuplicates
 from data_beam.document import Document, Drop
 from data_beam.embed import encoder, hashing
 from data_beam.embed.fixed import fixed, pack
@@ -162,7 +162,9 @@ def test_a_server_is_an_encoder_on_beam(server):
     documents = [Document(str(i), text, "", str(2000 + i)) for i, text in enumerate(["abc", "xyz", "", "a" * 500])]
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         drops = pipeline | beam.Create(documents, reshuffle=False) | SemanticDuplicates(config)
-        assert_that(drops, equal_to([("1", Drop("semantic_dedup.near_meaning", "0 1.000"))]))
+        assert_that(
+            drops, equal_to([("1", Drop(REASON, "0 1.000")), ("3", Drop(REASON, "0 0.949"))])
+        )  # [1, 3], [1, 500]
     assert Server.seen[0][2] == {"model": "m", "input": ["abc", "xyz", "a" * 500]}
 
 
