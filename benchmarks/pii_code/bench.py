@@ -153,7 +153,7 @@ def main() -> None:
     lines = [
         "# Masking and code checks",
         "",
-        f"Written by `bench.py` on {datetime.date.today()}: `python benchmarks/pii_code/bench.py --sources ...`",
+        f"Written by `bench.py` on {datetime.date.today()}: `python benchmarks/pii_code/bench.py --sources FOLDER`",
         f"on 2 shared x86-64 cores, {platform.system()}, Python {platform.python_version()}.",
         "",
         "## Masking: made text",

@@ -21,6 +21,8 @@ PARSED = frozenset(
 # dialect (JavaScript with types, templates in CSS) or recent keyword. The others: none. Measured on known good and on
 # damaged files: benchmarks/pii_code/RESULTS.md.
 TOLERATED = {"bash": 0.005, "c": 0.02, "cpp": 0.02, "css": 0.02, "javascript": 0.005, "scala": 0.005, "swift": 0.005}
+# A second grammar for what the first one refuses: a header called .h may be C++, a script may have types (Flow).
+SECOND = {"c": "cpp", "javascript": "tsx"}
 COMMENTED = PARSED - {"json", "yaml"} | {"python", "html", "sql", "perl", "haskell", "julia", "scss"}
 _INNER = re.compile(r"marker|content|doc_comment$|keyword_|_statement$")  # of comments, or none
 
@@ -59,8 +61,9 @@ def parse(job: tuple[str, str, bool, bool]) -> dict[str, Any]:
         return result
     errors, line, spans = _walk(language, data, comments)
     if syntax:
-        if language == "c" and errors:  # a header called .h may be either
-            errors, line = min((errors, line), _walk("cpp", data, False)[:2], key=lambda pair: pair[0])
+        if errors and language in SECOND:
+            other = _walk(SECOND[language], data, False)[:2]
+            errors, line = min((errors, line), other, key=lambda pair: pair[0])
         result.update(error_bytes=errors, error_line=line)
     if comments:
         result["comments"] = spans
