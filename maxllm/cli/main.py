@@ -19,6 +19,7 @@ VERBS = {
     "select": "maxllm.cli.select",
     "tokenize": "maxllm.cli.tokenize",
     "mix": "maxllm.cli.mix",
+    "inspect": "maxllm.cli.inspect",
     "train": "maxllm.cli.train",
     "eval": "maxllm.cli.eval",
     "export": "maxllm.cli.export",
