@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-SMALLEST = 1e-9  # fastText writes 1e-5 for nothing; others may write 0
+SMALLEST = 1e-10  # what can be told from nothing in a float32 of fastText's
 BINS = 10
 
 

@@ -14,7 +14,7 @@ from maxllm.config.classify import ClassifierConfig
 from maxllm.config.errors import UserError
 
 MODEL = "model.json"
-DIGITS = 6  # of a score: the same number is stored, shown and decided by
+DIGITS = 8  # of a score: the same number is stored, shown and decided by
 
 
 class Classifier(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_beam.classify.calibration import scaled
+from data_beam.classify.calibration import SMALLEST, scaled
 from data_beam.classify.classifier import DIGITS, MODEL, fingerprint
 from data_beam.classify.fasttext_format import check_whole
 from data_beam.classify.text import LABEL, bare_line, line_of
@@ -19,6 +19,7 @@ from maxllm.config.errors import UserError
 
 FORMAT = 1
 SCORE = "score"
+ADDED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,14 @@ class Probabilities:
             ) from None
         self.labels = sorted(self.model.predict("", k=-1)[0])
 
-    def __call__(self, line: str, labels: list[str]) -> NDArray[np.float64]:
-        """[labels] as fastText gives them: they sum to 1 within some 1e-5 a label."""
+    def given(self, line: str, labels: list[str]) -> NDArray[np.float64]:
+        """[labels] as fastText gives them: p + 1e-5 (`std_log` in its loss.cc, so that it never takes log 0)."""
         found = dict(zip(*self.model.predict(line, k=-1), strict=True))
         return np.array([found.get(label, 0.0) for label in labels])
+
+    def __call__(self, line: str, labels: list[str]) -> NDArray[np.float64]:
+        """[labels] p itself, down to 1e-10: else all that a model is sure of would score the same."""
+        return np.maximum(self.given(line, labels) - ADDED, SMALLEST)
 
 
 class FastTextModel:
@@ -137,7 +142,10 @@ class BareFastText:
 
     def score(self, texts: list[str]) -> list[dict[str, float]]:
         # fastText's softmax can exceed 1 by rounding.
-        return [{SCORE: round(min(float(self._model(bare_line(text), self._label)[0]), 1.0), DIGITS)} for text in texts]
+        return [
+            {SCORE: round(min(float(self._model.given(bare_line(text), self._label)[0]), 1.0), DIGITS)}
+            for text in texts
+        ]
 
 
 def description_of(heads: list[Head], files: dict[str, bytes]) -> dict[str, Any]:

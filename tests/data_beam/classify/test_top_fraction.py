@@ -3,7 +3,6 @@
 import random
 
 import apache_beam as beam
-import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
@@ -30,8 +29,7 @@ def check(found: list[Document], configs: list[ClassifierConfig], expected: list
         assert_that(pipeline | beam.Create(found) | TopFractions(configs), equal_to(expected))
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.9])
-def test_the_highest_scores_stay_with_ties(fraction):
+def test_the_highest_scores_stay_with_ties(fraction=0.25):
     scores = [round(random.Random(0).random() * 7 + i % 5) / 8 for i in range(40)]
     ranked = sorted(scores)
     limit = ranked[min(int(round((1 - fraction) * 40, 9)), 39)]
@@ -40,10 +38,11 @@ def test_the_highest_scores_stay_with_ties(fraction):
     check(documents(scores), [classifier(keep_fraction=fraction)], expected)
 
 
-def test_of_distinct_scores_exactly_the_share_stays():
+def test_of_distinct_scores_exactly_the_share_stays_and_what_has_none_is_not_ranked():
     scores = [i / 100 for i in range(100)]
     expected = [(str(i), Drop("classifiers.edu.keep_fraction", i / 100)) for i in range(90)]
-    check(documents(scores), [classifier(keep_fraction=0.1)], expected)
+    code = Document("code", "", "s", "2024", metadata={"content_type": "code"})
+    check([*documents(scores), code], [classifier(keep_fraction=0.1)], expected)
 
 
 def test_a_share_of_each_language():
@@ -51,12 +50,6 @@ def test_a_share_of_each_language():
     found = documents(scores, ["en", "de"])
     worst = [(str(i), Drop("classifiers.edu.keep_fraction", scores[i])) for i in (0, 1, 2, 3)]
     check(found, [classifier(keep_fraction=0.5, per_language=True)], worst)
-
-
-def test_documents_without_the_score_are_not_ranked():
-    code = Document("code", "", "s", "2024", metadata={"content_type": "code"})
-    expected = [("0", Drop("classifiers.edu.keep_fraction", 0.1))]
-    check([*documents([0.1, 0.9]), code], [classifier(keep_fraction=0.5)], expected)
 
 
 def test_stored_signals_serve_as_well_as_the_scores_written_down():
