@@ -58,6 +58,14 @@ def test_read_is_kept_and_dropped_and_dead(tmp_path, format, extractor):
     json.loads((out / "report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in report.json"))
 
 
+def test_malformed_web_archives_go_through_the_whole_pipeline(tmp_path, shared_data):
+    """Samples of WARC, WET and ARC files, some broken on purpose: each record is kept, dropped or dead."""
+    inputs = [{"format": "warc", "paths": [str(shared_data / "web" / "warc")]}]
+    report = curate(config_of(tmp_path, tmp_path / "out", inputs=inputs, extract={"extractor": "resiliparse"}))
+    assert report["read"] == report["kept"] + report["dropped"] + report["dead"] > 60
+    assert report["dead"] > 3 and report["kept"] > 10, (report["reasons"], report["dead_stages"])
+
+
 def _lines(path: Path) -> list[dict]:
     from data_beam.io.files import chunks, lines
 
