@@ -82,7 +82,12 @@ class ApplyStages(beam.DoFn):
         self.config, self.make_stages = config, make_stages
 
     def setup(self) -> None:
-        self.steps = [(stage.name, step_of(stage, self.config)) for stage in self.make_stages(self.config)]
+        self.stages = self.make_stages(self.config)
+        self.steps = [(stage.name, step_of(stage, self.config)) for stage in self.stages]
+
+    def teardown(self) -> None:
+        for stage in self.stages:
+            getattr(stage, "close", lambda: None)()  # a child process of its own, where it has one
 
     def process(self, document: Document) -> Iterator[Any]:
         outcome = apply(self.steps, document)
@@ -198,6 +203,7 @@ class Filter(beam.PTransform):
                 {"documents": [documents], "rejected": rejected, "dead": dead},
                 config.output.format if self.only else BETWEEN,
                 counted=("documents", "rejected", "dead") if self.only else ("rejected", "dead"),
+                masked=config.pii.enabled,
             )
         )
 
@@ -227,6 +233,7 @@ class Finish(beam.PTransform):
                 {"documents": [kept], "rejected": [outputs[REJECTED]]},
                 self.config.output.format,
                 counted=("documents", "rejected"),
+                masked=self.config.pii.enabled,
             )
         )
 

@@ -52,10 +52,16 @@ class WriteOutcomes(beam.PTransform):
     """The number of documents read -> the end of a phase: its outcomes in files by folder, their summary."""
 
     def __init__(
-        self, job: Job, folders: dict[str, list[beam.PCollection]], format: str, *, counted: tuple[str, ...]
+        self,
+        job: Job,
+        folders: dict[str, list[beam.PCollection]],
+        format: str,
+        *,
+        counted: tuple[str, ...],
+        masked: bool = False,
     ) -> None:
         super().__init__()
-        self.job, self.folders, self.format, self.counted = job, folders, format, counted
+        self.job, self.folders, self.format, self.counted, self.masked = job, folders, format, counted, masked
 
     def expand(self, read: beam.PCollection[int]) -> beam.PCollection:
         flat = {name: each | f"All {name}" >> beam.Flatten() for name, each in self.folders.items()}
@@ -72,7 +78,7 @@ class WriteOutcomes(beam.PTransform):
         summary = (
             [flat[name] for name in self.counted]
             | "Outcomes" >> beam.Flatten()
-            | "Summarise" >> beam.CombineGlobally(Summarise())
+            | "Summarise" >> beam.CombineGlobally(Summarise(self.masked))
         )
         return read | "Finish" >> beam.Map(_finish, job=self.job, summary=beam.pvalue.AsSingleton(summary), **written)
 

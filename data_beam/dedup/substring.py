@@ -20,7 +20,7 @@ import numpy as np
 from data_beam.dedup.nodes import id_of, node_of
 from data_beam.dedup.pieces import pieces_of
 from data_beam.dedup.winnow import blocks, unpack
-from data_beam.document import Document, Drop, Edit
+from data_beam.document import Document, Edit
 from maxllm.config.dedup_text import SubstringDedupConfig
 
 REASON = "substring_dedup.repeated"
@@ -113,20 +113,14 @@ def characters(spans: np.ndarray) -> tuple[tuple[int, int], ...]:
     return tuple(zip(starts[:, 0].tolist(), (starts[:, 1] - keep).tolist(), strict=True))
 
 
-def _edit(group: tuple[str, Iterable[bytes]]) -> tuple[str, Edit]:
+def _edit(group: tuple[str, Iterable[bytes]], min_words: int) -> tuple[str, Edit]:
     id, packed = group
     spans = np.concatenate([np.frombuffer(each, "<u4").reshape(-1, 2) for each in packed]).astype(np.int64)
-    return id, Edit(REASON, remove=characters(united(spans)))
+    return id, Edit(REASON, remove=characters(united(spans)), min_words=min_words)
 
 
 def _to_bytes(spans: np.ndarray) -> bytes:
     return spans.astype("<u4").tobytes()
-
-
-def too_short(text: str, config: SubstringDedupConfig) -> Drop | None:
-    """Of a text that something was cut from: whether what is left is worth keeping."""
-    words = len(text.split())
-    return Drop("substring_dedup.too_short", words) if words < config.min_words_left else None
 
 
 class RepeatedSubstrings(beam.PTransform):
@@ -158,5 +152,5 @@ class RepeatedSubstrings(beam.PTransform):
             + (of_hot_anchors,)
             | "all spans" >> beam.Flatten()
             | "by document" >> beam.GroupByKey()
-            | "edits" >> beam.Map(_edit)
+            | "edits" >> beam.Map(_edit, self.config.min_words_left)
         )

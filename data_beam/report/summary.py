@@ -10,6 +10,7 @@ import apache_beam as beam
 import xxhash
 
 from data_beam.document import DeadLetter, Document, Rejected
+from data_beam.pii import mask
 from data_beam.select.age import year_of
 
 SAMPLES = 3  # per reason
@@ -19,7 +20,14 @@ Accumulator = dict[str, Any]
 
 
 class Summarise(beam.CombineFn):
-    """(Document | Rejected | DeadLetter) -> the counts of `empty()`. Order and grouping change nothing."""
+    """(Document | Rejected | DeadLetter) -> the counts of `create_accumulator`. Order and grouping change nothing.
+
+    `masked`: samples are shown without personal information, also of documents that went before they were masked.
+    """
+
+    def __init__(self, masked: bool = False) -> None:
+        super().__init__()
+        self.masked = masked
 
     def create_accumulator(self) -> Accumulator:
         return {
@@ -40,14 +48,19 @@ class Summarise(beam.CombineFn):
             document, drop = outcome.document, outcome.drop
             accumulator["dropped"][drop.reason] += 1
             name = document.metadata.get("url") or document.metadata.get("path") or document.metadata.get("module")
-            text = document.text[:SAMPLE_CHARACTERS]
-            sample = {"id": document.id, "where": str(name or document.id), "value": drop.value, "text": text}
+            where, text = self._shown(str(name or document.id)), self._shown(document.text)
+            sample = {"id": document.id, "where": where, "value": drop.value, "text": text}
             _sample(accumulator, drop.reason, document.id, sample)
         else:
             accumulator["dead"][outcome.stage] += 1
-            sample = {"id": "", "where": outcome.where, "value": None, "text": outcome.error[:SAMPLE_CHARACTERS]}
+            shown = {"where": self._shown(outcome.where), "text": self._shown(outcome.error)}
+            sample = {"id": "", "value": None, **shown}
             _sample(accumulator, f"dead: {outcome.stage}", outcome.where, sample)
         return accumulator
+
+    def _shown(self, text: str) -> str:
+        text = text[: 4 * SAMPLE_CHARACTERS]
+        return (mask(text)[0] if self.masked else text)[:SAMPLE_CHARACTERS]
 
     def _kept(self, accumulator: Accumulator, document: Document) -> None:
         accumulator["kept"][document.source] += 1

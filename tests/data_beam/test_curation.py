@@ -214,3 +214,18 @@ def test_settings_that_cannot_work_are_sentences(tmp_path):
         CurateConfig(inputs=[{"format": "jsonl", "paths": ["a"]}, {"format": "jsonl", "paths": ["b"]}])
     with pytest.raises(ValueError, match="paths is empty"):
         CurateConfig(inputs=[{"format": "warc"}])
+
+
+def test_nothing_personal_is_in_the_report_or_the_logs(tmp_path, caplog):
+    inputs = small_input(tmp_path / "in")
+    secret = "Write to jane.roe@private-firm.com"
+    write_jsonl(
+        tmp_path / "in" / "personal.jsonl", [{"text": f"{secret}."}, {"text": prose(77) + f"\n{secret} today."}]
+    )
+    report = curate(settings(tmp_path / "out", inputs, pii={"enabled": True}))
+    assert report["kept"] == 31
+    written = "".join(path.read_text() for path in (tmp_path / "out").glob("report.*"))
+    texts = "".join(
+        record["text"] for name in ("documents", "rejected") for record in read_output(tmp_path / "out" / name)
+    )
+    assert "jane.roe" not in written + texts + caplog.text and texts.count("|||EMAIL_ADDRESS|||") == 2

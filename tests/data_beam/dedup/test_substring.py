@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from data_beam.dedup import substring
 from data_beam.dedup.pieces import pieces_of
-from data_beam.dedup.substring import RepeatedSubstrings, too_short
+from data_beam.dedup.substring import RepeatedSubstrings
 from data_beam.dedup.winnow import blocks, leftmost_minima, unpack
-from data_beam.document import Document, Drop
+from data_beam.document import Document
 from maxllm.config.dedup_text import SubstringDedupConfig
 
 PIECE = re.compile(r"[぀-ヿ一-鿿ก-ฺเ-๎]|[^\W぀-ヿ一-鿿ก-ฺเ-๎]+|[^\w\s]+")
@@ -238,9 +238,3 @@ def test_pieces_are_runs_of_letters_of_signs_and_single_characters_where_no_spac
 def test_equal_pieces_have_equal_hashes_wherever_they_stand():
     hashes = pieces_of("one two, Two one two").hashes.tolist()
     assert hashes[0] == hashes[4] and hashes[1] == hashes[5] and len(set(hashes)) == 4
-
-
-def test_what_is_left_after_a_cut_may_be_too_short():
-    config = SubstringDedupConfig(min_words_left=3)
-    assert too_short("one two", config) == Drop("substring_dedup.too_short", 2)
-    assert too_short("one two three", config) is None
