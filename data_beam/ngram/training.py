@@ -33,7 +33,7 @@ logger = logging.getLogger("maxllm.progress")
 DESCRIPTION = "ngram.json"
 TOKENIZER = "tokenizer"
 VERSION = 1
-BYTES_PER_SHARD = 4_000_000  # of text: some 2.5 million n-grams, half a gigabyte of a worker's memory
+BYTES_PER_SHARD = 4_000_000  # of text: some 2.5 million n-grams, about half a gigabyte of a worker's memory
 COMPRESSED = (".gz", ".zst", ".zstd", ".parquet")
 
 
