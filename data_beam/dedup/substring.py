@@ -113,7 +113,7 @@ def characters(spans: np.ndarray) -> tuple[tuple[int, int], ...]:
     return tuple(zip(starts[:, 0].tolist(), (starts[:, 1] - keep).tolist(), strict=True))
 
 
-def _edit(group: tuple[str, Iterable[bytes]], min_words: int) -> tuple[str, Edit]:
+def _edit(group: tuple[str, Iterable[bytes]], min_words: int = 0) -> tuple[str, Edit]:
     id, packed = group
     spans = np.concatenate([np.frombuffer(each, "<u4").reshape(-1, 2) for each in packed]).astype(np.int64)
     return id, Edit(REASON, remove=characters(united(spans)), min_words=min_words)
