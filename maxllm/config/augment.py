@@ -28,12 +28,12 @@ class CharacterNoiseConfig(Section):
     """Typing and scanning errors in letters and digits; white space and punctuation stay."""
 
     rate: float = Field(0.0, ge=0, le=1, description="the probability of each letter or digit to be hit; 0: off")
-    kinds: list[CharacterKind] = Field(default_factory=lambda: ["keyboard", "ocr", "swap", "delete", "insert"])
+    kinds: list[CharacterKind] = ["keyboard", "ocr", "swap", "delete", "insert"]
 
 
 class WordNoiseConfig(Section):
     rate: float = Field(0.0, ge=0, le=1, description="the probability of each word to be hit; 0: off")
-    kinds: list[WordKind] = Field(default_factory=lambda: ["drop", "swap", "repeat"])
+    kinds: list[WordKind] = ["drop", "swap", "repeat"]
 
 
 class SynonymConfig(Section):

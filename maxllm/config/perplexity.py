@@ -38,7 +38,7 @@ class PerplexityConfig(Section):
     buckets: bool = Field(False, description="mark documents head, middle or tail within their language, as CCNet does")
     head: float = Field(1 / 3, gt=0, lt=1, description="the share of documents that is head; CCNet's code has .3")
     tail: float = Field(1 / 3, gt=0, lt=1, description="the share of documents that is tail; CCNet's code has .4")
-    keep_buckets: list[Bucket] = Field(default_factory=lambda: ["head", "middle", "tail"])
+    keep_buckets: list[Bucket] = ["head", "middle", "tail"]
 
     @model_validator(mode="after")
     def _consistent(self) -> PerplexityConfig:
