@@ -138,8 +138,8 @@ def main() -> None:
     sample = texts + ODD
     compared, different = dolma_differences(sample)
     lines += [
-        f"`reading: dolma` beside dolma 1.2.1's tagger gopher_v1 on {len(texts):,} of these and {len(ODD)} odd texts: of",
-        f"{compared:,} numbers {different} differ.",
+        f"`reading: dolma` beside dolma 1.2.1's tagger gopher_v1, on {len(texts):,} of these and {len(ODD)} odd texts:",
+        f"of {compared:,} numbers {different} differ.",
     ]
     options.results.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(options.results)

@@ -121,7 +121,7 @@ def through_json(document: Document) -> Document:
 
 
 @given(texts, configs)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_measured_with_one_config_and_decided_by_another_is_what_the_other_decides(text, config):
     measured = through_json(Quality(QualityConfig()).measure(document(text)))
     stage = Quality(QualityConfig.model_validate(config))
