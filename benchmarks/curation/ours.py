@@ -15,7 +15,6 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from data_beam.dedup.components import star
 from data_beam.dedup.minhash import FuzzyDuplicates
 from data_beam.dedup.nodes import id_of, node_of, smallest_reachable
 from data_beam.dedup.signature import MinHasher
@@ -106,7 +105,7 @@ def dedup(suffix: str = "", words: list[list[str]] | None = None) -> dict[str, f
             node = node_of(document)
             for key in keys:
                 buckets[key].append(node)
-        return smallest_reachable(edge for nodes in buckets.values() for edge in star(nodes))
+        return smallest_reachable(edge for nodes in buckets.values() for edge in zip(nodes, nodes[1:], strict=False))
 
     seconds = {}
     seconds["minhash signatures" + suffix], signed = timed(signatures)

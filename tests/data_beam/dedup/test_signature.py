@@ -9,6 +9,7 @@ import pytest
 from data_beam.dedup.nodes import id_of, node_of, smallest_reachable
 from data_beam.dedup.signature import MinHasher
 from data_beam.document import Document
+from data_beam.text.signals import Signals
 from data_beam.text.words import normalised_words, word_hashes
 from maxllm.config.dedup import FuzzyDedupConfig
 
@@ -20,7 +21,9 @@ def bands_shared(left: list[str], right: list[str], hasher: MinHasher = HASHER) 
     return len(set(keys[0]) & set(keys[1]))
 
 
-@pytest.mark.parametrize(("seed", "bands", "rows", "size"), [(1, 14, 8, 1), (1, 14, 8, 700), (7, 5, 3, 3000)])
+@pytest.mark.parametrize(
+    ("seed", "bands", "rows", "size"), [(1, 14, 8, 1), (1, 14, 8, 700), (7, 5, 3, 3000), (1, 450, 20, 70)]
+)
 def test_signatures_equal_datasketch_bit_for_bit(seed, bands, rows, size):
     hasher = MinHasher(FuzzyDedupConfig(seed=seed, bands=bands, rows=rows))
     shingles = np.random.default_rng(size).integers(0, 1 << 32, size, dtype=np.uint32)
@@ -118,3 +121,18 @@ def test_union_find_equals_its_slow_twin(seed):
     nodes = [f"{i:03d}" for i in range(rng.choice([5, 50, 200]))]
     edges = [tuple(rng.sample(nodes, 2)) for _ in range(rng.randint(1, 200))]
     assert smallest_reachable(edges) == slow_components(edges)
+
+
+def test_shingles_of_characters_take_them_as_they_are():
+    """As NeMo Curator does: case and punctuation count, and languages without spaces have shingles."""
+    hasher = MinHasher(FuzzyDedupConfig(unit="character", ngram=24, bands=20, rows=13))
+
+    def shingles(text: str) -> set[int]:
+        return set(hasher.shingles(hasher.hashes(Signals(text))).tolist())
+
+    text = "The quick brown fox jumps over the lazy dog."
+    assert len(shingles(text)) == len(text) - 23 == len({text[i : i + 24] for i in range(len(text) - 23)})
+    assert len(shingles(text + " " + text)) == len({(text + " " + text)[i : i + 24] for i in range(2 * len(text) - 22)})
+    assert not shingles(text) & shingles(text.upper())
+    assert len(shingles("日本語の文章には空白がないので文字で数えるほかはないのである")) == 30 - 23
+    assert not shingles("too short") and shingles("\ud800" * 24)
