@@ -91,8 +91,8 @@ class _Compare:
             _nothing_to_join(root) | "End" >> _End(job, verdicts, files)
             return
         bands = documents | "Bands" >> BandKeys(self.fuzzy)
-        edges, owners = self._with_index(root, "bands", bands) | "SameBand" >> Smallest(owners=True)
-        if self.kept.write:
+        edges, owners = self._smallest(root, "bands", bands)
+        if owners is not None:
             files["owners"] = owners | "Owners" >> beam.ParDo(WritePairs(job.path("owners")))
         self._join(root, self._with_index(root, "labels", edges), job, verdicts, files)
 
@@ -104,10 +104,19 @@ class _Compare:
         self, root: beam.Pipeline, name: str, keys: beam.PCollection[Pair], job: Job
     ) -> tuple[beam.PCollection[Pair], dict[str, beam.PCollection[str]]]:
         """(duplicate, oldest), and the files of the index"""
-        pairs, owners = self._with_index(root, name, keys) | f"Same {name}" >> Smallest(owners=True)
-        if not self.kept.write:
+        pairs, owners = self._smallest(root, name, keys)
+        if owners is None:
             return pairs, {}
         return pairs, {name: owners | f"Index {name}" >> index.Write(self.kept.write, name)}
+
+    def _smallest(
+        self, root: beam.Pipeline, name: str, keys: beam.PCollection[Pair]
+    ) -> tuple[beam.PCollection[Edge], beam.PCollection[Pair] | None]:
+        """(document, oldest with the same key), and for an index to be written (key, its oldest)"""
+        everything = self._with_index(root, name, keys)
+        if self.kept.write:
+            return everything | f"Same {name}" >> Smallest(owners=True)
+        return everything | f"Same {name}" >> Smallest(), None
 
     def _with_index(self, root: beam.Pipeline, name: str, pairs: beam.PCollection[Pair]) -> beam.PCollection[Pair]:
         if not self.kept.read:
