@@ -65,12 +65,12 @@ def read(root: beam.Pipeline, parts: list[Part]) -> beam.PCollection[Document]:
     return root | "parts" >> beam.Create(parts) | "documents" >> beam.ParDo(ReadParts())
 
 
-def on_beam(name: str, exact: bool, fuzzy: bool, documents: Path = DOCUMENTS) -> dict[str, str]:
+def on_beam(name: str, documents: Path = DOCUMENTS) -> dict[str, str]:
     """The phase of `maxllm curate`: documents from a file, verdicts in a file; id -> id that stays."""
     folder = FOLDER / name
     folder.mkdir()
     phases = Phases(Output(str(folder), "f" * 64))
-    configs = ExactDedupConfig(enabled=exact), FuzzyDedupConfig(enabled=fuzzy)
+    configs = ExactDedupConfig(enabled=False), FUZZY
     (part,) = find_duplicates(phases.run, read, [Part(0, str(documents))], *configs)
     ids = [id for id, _ in texts()]
     return {ids[row]: drops[0].value for path in part.verdicts for row, drops in read_verdicts(path).items()}
@@ -83,19 +83,17 @@ def main() -> None:
     seconds["clusters"], found["fineweb"] = timed(lambda: clusters(signed))
     few = FOLDER / "ten.jsonl"
     few.write_text("".join(f"{line}\n" for line in DOCUMENTS.read_text().splitlines()[:10]))
-    on_beam("warm", False, True, few)
-    seconds["start of a job"], _ = timed(lambda: on_beam("start", False, True, few))
-    seconds["on beam"], drops = timed(lambda: on_beam("fuzzy", False, True))
+    on_beam("warm", few)
+    seconds["start of a job"], _ = timed(lambda: on_beam("start", few))
+    seconds["on beam"], drops = timed(lambda: on_beam("fuzzy"))
     expected = {id: low for id, low in found["fineweb"].items() if id != low}
     assert drops == expected, "Beam and the plain functions disagree"
-    seconds["exact on beam"], drops = timed(lambda: on_beam("exact", True, False))
-    copies = len(drops)
     spacy = json.loads((FOLDER / "spacy_words.json").read_text())
     seconds["signatures on spaCy words"], _ = timed(lambda: signatures(FUZZY, spacy))
     for name, config in PRESETS.items():
         seconds[f"preset {name}"], signed = timed(lambda config=config: signatures(config))
         found[name] = clusters(signed)
-    (FOLDER / "ours.json").write_text(json.dumps({"seconds": seconds, "clusters": found, "exact": copies}))
+    (FOLDER / "ours.json").write_text(json.dumps({"seconds": seconds, "clusters": found}))
 
 
 if __name__ == "__main__":

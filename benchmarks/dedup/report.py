@@ -61,7 +61,6 @@ def render(rows: list[Row], sides: dict[str, Any], heading: dict[str, str]) -> s
     fast = [theirs[f"{name} on fast words"] for name in stages]
     start = mine["start of a job"]
     beam = mine["on beam"] - start
-    exact = max(mine["exact on beam"] - start, 1e-9)
     spacy = mine["signatures on spaCy words"] + theirs["words"]
     speeds = [
         speed("signatures: datatrove", theirs[stages[0]], mine["signatures"]),
@@ -74,7 +73,6 @@ def render(rows: list[Row], sides: dict[str, Any], heading: dict[str, str]) -> s
         speed("whole command: text-dedup", other["command"], beam),
     ]
     alone = [[name, f"{count / mine[f'preset {name}']:,.0f}"] for name in ("fineweb", *presets)]
-    alone.append(["exact duplicates, on Beam", f"{count / exact:,.0f}"])
 
     return f"""# Near duplicates, against datatrove 0.10.1 and text-dedup 0.4.0
 
