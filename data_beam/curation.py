@@ -14,6 +14,7 @@ import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
 from data_beam.child import ChildError, describe
+from data_beam.decontaminate.summary import SummariseContamination
 from data_beam.document import DeadLetter, Document, Drop, Rejected
 from data_beam.io import source
 from data_beam.outcomes import DEAD, REJECTED, CountAll, WriteOutcomes, in_global_window, routed, tagged, where
@@ -34,7 +35,7 @@ from data_beam.stages.url import UrlFilter
 from data_beam.verdicts import Part, ReadParts
 from maxllm.config.curate import CurateConfig, InputConfig
 
-Step = Callable[[Document], Document | Drop]
+Step = Callable[[Document], Document | Drop | Rejected]
 
 
 def stages_before_extraction(config: CurateConfig) -> list[Stage]:
@@ -57,9 +58,13 @@ def stages_after_extraction(config: CurateConfig) -> list[Stage]:
         stages.append(Toxicity(config.toxicity))
     if config.perplexity.enabled:
         stages.append(Perplexity(config.perplexity))
-    if config.decontamination.enabled and config.decontamination.paths:
+    if has_decontamination(config):
         stages.append(Decontaminate(config.decontamination))
     return stages
+
+
+def has_decontamination(config: CurateConfig) -> bool:
+    return config.decontamination.enabled and bool(config.decontamination.paths)
 
 
 class ListWork(beam.DoFn):
@@ -113,6 +118,8 @@ def apply(steps: Iterable[tuple[str, Step]], document: Document) -> Document | R
             return DeadLetter(where(document), name, describe(error))
         if isinstance(result, Drop):
             return Rejected(document, result)
+        if isinstance(result, Rejected):  # with what the stage has to say of it in its metadata
+            return result
         document = result
     return document
 
@@ -194,6 +201,13 @@ class Filter(beam.PTransform):
         documents = outcomes("Rules", documents, ApplyStages(config, stages_after_extraction))
         if self.only:
             documents = documents | "AsWritten" >> beam.Map(as_written, config)
+        more = {}
+        if has_decontamination(config):
+            more["contamination"] = (
+                rejected
+                | "RejectedSoFar" >> beam.Flatten()
+                | "Contamination" >> beam.CombineGlobally(SummariseContamination())
+            )
         return (
             root
             | "Count" >> CountAll(read)
@@ -204,6 +218,7 @@ class Filter(beam.PTransform):
                 config.output.format if self.only else BETWEEN,
                 counted=("documents", "rejected", "dead") if self.only else ("rejected", "dead"),
                 masked=config.pii.enabled,
+                more=more,
             )
         )
 

@@ -59,9 +59,11 @@ class WriteOutcomes(beam.PTransform):
         *,
         counted: tuple[str, ...],
         masked: bool = False,
+        more: dict[str, beam.PCollection] | None = None,
     ) -> None:
         super().__init__()
         self.job, self.folders, self.format, self.counted, self.masked = job, folders, format, counted, masked
+        self.more = more or {}  # single values for the manifest
 
     def expand(self, read: beam.PCollection[int]) -> beam.PCollection:
         flat = {name: each | f"All {name}" >> beam.Flatten() for name, each in self.folders.items()}
@@ -80,12 +82,20 @@ class WriteOutcomes(beam.PTransform):
             | "Outcomes" >> beam.Flatten()
             | "Summarise" >> beam.CombineGlobally(Summarise(self.masked))
         )
-        return read | "Finish" >> beam.Map(_finish, job=self.job, summary=beam.pvalue.AsSingleton(summary), **written)
+        more = {name: beam.pvalue.AsSingleton(value) for name, value in self.more.items()}
+        return read | "Finish" >> beam.Map(
+            _finish,
+            job=self.job,
+            names=tuple(written),
+            summary=beam.pvalue.AsSingleton(summary),
+            **written,
+            **more,
+        )
 
 
-def _finish(read: int, job: Job, summary: dict[str, Any], **written: list[tuple[str, int]]) -> None:
-    files = {name: sorted(files) for name, files in written.items()}
-    job.finish(read=read, summary=summary, files=files)
+def _finish(read: int, job: Job, names: tuple[str, ...], summary: dict[str, Any], **content: Any) -> None:
+    files = {name: sorted(content.pop(name)) for name in names}
+    job.finish(read=read, summary=summary, files=files, **content)
 
 
 def routed(document: Document, template: str) -> Document:

@@ -13,14 +13,16 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
 from data_beam.classify.top_fraction import TopFractions, has_fractions
-from data_beam.curation import Filter, Finish, stages_after_extraction, stages_before_extraction
+from data_beam.curation import Filter, Finish, has_decontamination, stages_after_extraction, stages_before_extraction
+from data_beam.decontaminate import summary
+from data_beam.decontaminate.index import load_index
 from data_beam.dedup import index
 from data_beam.dedup.driver import find_duplicates
 from data_beam.dedup.lines import LineDedup
 from data_beam.dedup.semantic import SemanticDuplicates
 from data_beam.dedup.substring import RepeatedSubstrings
 from data_beam.document import Document
-from data_beam.io import files, python_docs, python_source
+from data_beam.io import files, hf, python_docs, python_source
 from data_beam.phases import Job, Phases
 from data_beam.run import run_to_documents
 from data_beam.stages.perplexity import PerplexityBuckets
@@ -28,6 +30,7 @@ from data_beam.verdicts import Part, ReadParts, WriteVerdicts, with_verdicts
 from maxllm.config.curate import CurateConfig, InputConfig
 from maxllm.config.errors import UserError
 
+FILES = {"contamination.json": "contamination"}  # parts of the report that are files of their own too
 RunPhase = Callable[[str, Callable[[beam.Pipeline, Job], Any]], dict[str, Any]]
 # The funnel: reasons of drops are `stage.rule`.
 STAGES = (
@@ -68,7 +71,15 @@ def curate(config: CurateConfig, beam_args: Sequence[str] = (), *, force: bool =
         lambda phases: run_phases(config, phases),
         beam_args,
         force=force,
+        extra=lambda manifests: contamination(config, manifests[0]),
+        files=lambda report: {name: json.dumps(report[key], indent=1) for name, key in FILES.items() if key in report},
     )
+
+
+def contamination(config: CurateConfig, manifest: dict[str, Any]) -> dict[str, Any]:
+    if "contamination" not in manifest:
+        return {}
+    return {"contamination": summary.report(manifest["contamination"], load_index(config.decontamination))}
 
 
 def run_phases(config: CurateConfig, phases: Phases) -> list[dict[str, Any]]:
@@ -142,6 +153,8 @@ def fingerprint(config: CurateConfig) -> str:
     tree["output"].pop("path")
     seen = [sys.version] if any(item.format.startswith("python-") for item in config.inputs) else []
     seen += [line for item in config.inputs for line in _listing(item)]
+    if has_decontamination(config):
+        seen += [f"{file.path} {file.size} {file.written}" for file in files.matching(config.decontamination.paths)]
     data = json.dumps([tree, seen], sort_keys=True).encode()
     return hashlib.sha256(data).hexdigest()
 
@@ -151,6 +164,8 @@ def _listing(config: InputConfig) -> list[str]:
         return python_docs.module_names()
     if config.format == "python-source":
         return [location for location, _ in python_source.source_files()]
+    if config.format == "hf":
+        return hf.listing(config)
     return [f"{file.path} {file.size} {file.written}" for file in files.matching(config.paths)]
 
 

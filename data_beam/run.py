@@ -37,10 +37,12 @@ def run_to_documents(
     *,
     force: bool,
     extra: Callable[[list[dict[str, Any]]], dict[str, Any]] = lambda manifests: {},
+    files: Callable[[dict[str, Any]], dict[str, str]] = lambda report: {},
 ) -> dict[str, Any]:
     """The numbers of report.json. Does nothing when OUT already holds this config's finished output.
 
-    `phases` runs them all and returns the manifests of those in which documents ended; `extra` adds to the report.
+    `phases` runs them all and returns the manifests of those in which documents ended; `extra` adds to the report, and
+    `files` are further ones, by name, from the report.
     `force` does it again, and replaces the output of another config. Raises UserError, and RuntimeError when
     documents were lost.
     """
@@ -76,10 +78,8 @@ def run_to_documents(
     moves = places(manifests, target.format)
     report = make_report(config, fingerprint, stages, read, summary, sorted(moves), time.monotonic() - started)
     report.update(extra(manifests))
-    for name, content in (
-        ("report.json", json.dumps(report, indent=1, ensure_ascii=False)),
-        ("report.html", render(report)),
-    ):
+    reports = {"report.json": json.dumps(report, indent=1, ensure_ascii=False), "report.html": render(report)}
+    for name, content in (reports | files(report)).items():
         moves[name] = FileSystems.join(done.folder, name)
         write_bytes(moves[name], content.encode())
     output.commit(moves, FOLDERS)

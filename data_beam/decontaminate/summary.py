@@ -81,21 +81,3 @@ def report(summary: dict[str, Any], index: Index) -> dict[str, Any]:
             "found": finds,
         }
     return {"benchmarks": benchmarks}
-
-
-COLUMNS = ("benchmark", "items", "texts too short", "items found", "documents dropped", "largest share of an item")
-
-
-def rows(report: dict[str, Any]) -> list[tuple[str | int, ...]]:
-    """The table of `report.html`, under COLUMNS."""
-    return [
-        (
-            name,
-            row["items"],
-            row["too_short"],
-            row["items_found"],
-            row["documents_dropped"],
-            f"{row['max_fraction']:.2f}",
-        )
-        for name, row in report["benchmarks"].items()
-    ]

@@ -49,6 +49,8 @@ def render(report: dict[str, Any]) -> str:
         _section(
             "Language", "Of the documents kept; source code counts as its programming language.", _languages(report)
         ),
+        _section("Years", "Of the documents kept: of their dates, else of the files they came in.", _years(report)),
+        *_contamination(report),
         _section("Length", "Characters of the documents kept, by powers of two.", _lengths(report)),
         _section("What was dropped", "A few documents of each reason, always the same ones.", _samples(report)),
         _section("Settings", "", _settings(report)),
@@ -158,6 +160,38 @@ def _languages(report: dict[str, Any]) -> str:
         for name, count in found
     ]
     return _table(["language", "|", "#documents", "#of kept"], rows)
+
+
+def _years(report: dict[str, Any]) -> str:
+    most = max(report["years"].values(), default=0)
+    rows = [
+        [_text(year), _track(most, (count, "bar")), f"{count:,}", _percent(count, report["kept"])]
+        for year, count in sorted(report["years"].items())
+    ]
+    return _table(["year", "|", "#documents", "#of kept"], rows)
+
+
+def _contamination(report: dict[str, Any]) -> list[str]:
+    if "contamination" not in report:
+        return []
+    head = [
+        "benchmark",
+        "#items",
+        "#texts too short",
+        "#items found",
+        "#documents dropped",
+        "#most of an item",
+    ]
+    rows = [
+        [
+            _text(name),
+            *(f"{row[key]:,}" for key in ("items", "too_short", "items_found", "documents_dropped")),
+            f"{row['max_fraction']:.2f}",
+        ]
+        for name, row in report["contamination"]["benchmarks"].items()
+    ]
+    note = "Evaluation items that documents contained; the items and where they stood are in contamination.json."
+    return [_section("Contamination", note, _table(head, rows))]
 
 
 def _lengths(report: dict[str, Any]) -> str:

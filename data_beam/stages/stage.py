@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from data_beam.document import Document, Drop
+from data_beam.document import Document, Drop, Rejected
 
 SIGNALS = "signals"
 
@@ -19,7 +19,7 @@ class Stage(Protocol):
 
     name: str
 
-    def __call__(self, document: Document) -> Document | Drop: ...
+    def __call__(self, document: Document) -> Document | Drop | Rejected: ...
 
 
 class MeasuringStage(Stage, Protocol):
@@ -27,7 +27,7 @@ class MeasuringStage(Stage, Protocol):
 
     def measure(self, document: Document) -> Document: ...
 
-    def decide(self, document: Document) -> Document | Drop: ...
+    def decide(self, document: Document) -> Document | Drop | Rejected: ...
 
 
 def stored(document: Document, key: str, version: str) -> dict[str, Any] | None:

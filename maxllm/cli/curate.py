@@ -15,6 +15,7 @@ import argparse
 import re
 
 from maxllm.cli.common import add_config_arguments, load, log_progress
+from maxllm.cli.contamination import resolve_tasks
 from maxllm.config.curate import CurateConfig
 from maxllm.config.errors import UserError
 from maxllm.config.load import resolve
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     config = load(args, CurateConfig)
     log_progress()
+    items = resolve_tasks(config.decontamination, config.output.path)
+    config = config.model_copy(update={"decontamination": items})
     if args.estimate:
         return _estimate(config, args)
     from data_beam.pipeline import curate

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from maxllm.config.augment import AugmentConfig
+from maxllm.config.classify import ClassifierTrainConfig
 from maxllm.config.curate import CurateConfig
+from maxllm.config.decontaminate import ContaminationConfig
 from maxllm.config.errors import UserError
 from maxllm.config.evaluate import EvalConfig
 from maxllm.config.load import find, read_file
 from maxllm.config.mix import MixConfig
+from maxllm.config.perplexity import NgramConfig
 from maxllm.config.prices import PricesConfig
 from maxllm.config.recipe import RecipeConfig
 from maxllm.config.select import SelectConfig
@@ -19,6 +23,10 @@ from maxllm.config.train import TrainConfig
 ROOTS: dict[str, type[BaseModel]] = {
     "curate": CurateConfig,
     "select": SelectConfig,
+    "augment": AugmentConfig,
+    "classifier": ClassifierTrainConfig,
+    "ngram": NgramConfig,
+    "contamination": ContaminationConfig,
     "tokenize": TokenizeConfig,
     "mix": MixConfig,
     "train": TrainConfig,

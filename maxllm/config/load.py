@@ -235,7 +235,7 @@ def to_yaml(config: BaseModel, origins: dict[Path_, str] | None = None) -> str:
 
     walk(values, (), 0)
     width = min(64, max(len(text) for text, _ in lines) + 2)
-    return "\n".join(f"{text:<{width}}# {origin}" if origin else text for text, origin in lines) + "\n"
+    return "\n".join(f"{text:<{width}} # {origin}" if origin else text for text, origin in lines) + "\n"
 
 
 def _origin(path: Path_, origins: dict[Path_, str]) -> str:

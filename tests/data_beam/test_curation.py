@@ -229,3 +229,40 @@ def test_nothing_personal_is_in_the_report_or_the_logs(tmp_path, caplog):
         record["text"] for name in ("documents", "rejected") for record in read_output(tmp_path / "out" / name)
     )
     assert "jane.roe" not in written + texts + caplog.text and texts.count("|||EMAIL_ADDRESS|||") == 2
+
+
+def test_what_decontamination_found_is_reported_by_benchmark(tmp_path):
+    inputs = small_input(tmp_path / "in")
+    items = [{"question": prose(3).replace("\n", " ")}, {"question": prose(500)}, {"question": "why"}]
+    write_jsonl(tmp_path / "sea_test.jsonl", items)
+    report = curate(
+        settings(tmp_path / "out", inputs, decontamination={"paths": [str(tmp_path / "sea_test.jsonl")]}),
+    )
+    (row,) = report["contamination"]["benchmarks"].values()
+    assert (row["items"], row["too_short"], row["items_found"], row["documents_dropped"]) == (3, 1, 1, 2)
+    assert report["reasons"]["decontamination.ngram_overlap"] == 2  # the document and its older copy
+    assert json.loads((tmp_path / "out" / "contamination.json").read_text()) == report["contamination"]
+    assert "most of an item" in (tmp_path / "out" / "report.html").read_text()
+    rejected = [record["metadata"] for record in read_output(tmp_path / "out" / "rejected")]
+    assert sum("contamination" in metadata for metadata in rejected) == 2
+
+
+def test_other_thresholds_decide_by_what_was_stored(tmp_path):
+    inputs = small_input(tmp_path / "in")
+    measured = settings(
+        tmp_path / "tagged",
+        inputs,
+        signals={"store": True, "decide": False},
+        exact_dedup={"enabled": False},
+        fuzzy_dedup={"enabled": False},
+    )
+    assert curate(measured)["kept"] == 33  # nothing is dropped
+    again = [{"format": "jsonl", "paths": [f"{tmp_path}/tagged/documents/*"], "name": "sea"}]
+    directly = curate(settings(tmp_path / "direct", inputs))
+    decided = curate(settings(tmp_path / "decided", again))
+    assert decided["reasons"] == directly["reasons"]
+    records = read_output(tmp_path / "decided" / "documents")
+    assert all("signals" not in record["metadata"] for record in records)
+    assert sorted(record["text"] for record in records) == [
+        text for _, text in sorted(kept(tmp_path / "direct"), key=lambda pair: pair[1])
+    ]

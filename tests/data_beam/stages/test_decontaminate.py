@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data_beam.decontaminate.index import Index
 from data_beam.decontaminate.items import Item, item_files, read_items
 from data_beam.decontaminate.spans import word_places
-from data_beam.decontaminate.summary import SummariseContamination, report, rows
+from data_beam.decontaminate.summary import SummariseContamination, report
 from data_beam.document import Document, Rejected
 from data_beam.stages.decontaminate import Decontaminate
 from data_beam.text.signals import Signals
@@ -277,4 +277,3 @@ def test_the_report_counts_items_documents_and_what_was_too_short(tmp_path):
     first, second = row["found"]
     assert (first["item"], first["documents"], first["document"]) == (f"{name}:1:text", 3, "0")
     assert (second["item"], second["documents"], second["document"]) == (f"{name}:4:text", 2, "4")
-    assert rows(found) == [(name, 4, 1, 2, 4, "1.00")]
