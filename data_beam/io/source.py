@@ -17,6 +17,7 @@ from data_beam.io import clean
 from maxllm.config.curate import InputConfig
 
 FORMATS = {
+    "documents": "data_beam.io.curated",
     "jsonl": "data_beam.io.jsonl",
     "parquet": "data_beam.io.parquet",
     "warc": "data_beam.io.warc",

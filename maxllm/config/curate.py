@@ -25,9 +25,9 @@ from maxllm.config.toxicity import ToxicityConfig
 
 
 class InputConfig(Section):
-    """One source of documents. The last two formats are the default corpus: this machine's own Python."""
+    """One source of documents. `documents`: what this program writes, ids kept. The last two are the default corpus."""
 
-    format: Literal["jsonl", "parquet", "warc", "html", "hf", "tfds", "python-docs", "python-source"]
+    format: Literal["documents", "jsonl", "parquet", "warc", "html", "hf", "tfds", "python-docs", "python-source"]
     paths: list[str] = Field(default_factory=list, description="files, folders or globs; gs:// and s3:// through Beam")
     name: str | None = Field(None, description="Document.source; the record's own, else the format, when absent")
     text_key: str = Field("text", description="of jsonl, parquet, hf and tfds")

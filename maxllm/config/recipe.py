@@ -8,7 +8,21 @@ from pydantic import Field, model_validator
 
 from maxllm.config.section import Section
 
-Verb = Literal["curate", "tokenize", "train", "eval", "export", "import", "generate", "serve"]
+Verb = Literal[
+    "curate",
+    "select",
+    "augment",
+    "contamination",
+    "tokenize",
+    "mix",
+    "ngram",
+    "train",
+    "eval",
+    "export",
+    "import",
+    "generate",
+    "serve",
+]
 
 
 class StageConfig(Section):
