@@ -80,7 +80,7 @@ Written by `bench.py` on {heading["date"]}: `{heading["command"]}`
 on {heading["machine"]}.
 {count:,} documents, {megabytes:.1f} MB (sha256 {heading["digest"]}…): {heading["texts"]}, of which {len(pairs)} are
 copies with 0 to 8 % of their words edited. All three: 14 bands of 8 rows over word 5-grams, 112 hashes. maxllm's other
-columns are presets of `configs/dedup/`. Likeness is the Jaccard similarity of sets of normalised word 5-grams.
+columns are presets of `configs/curate/dedup/`. Likeness is the Jaccard similarity of sets of normalised word 5-grams.
 
 ## Recall: planted copies that end in one cluster with their source
 
