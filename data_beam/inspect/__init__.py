@@ -1,1 +1,1 @@
-"""A page to look at what a run kept and dropped, on this machine or as one file to send around."""
+"""A page to look at what a run kept and dropped: read.py → store.py → server.py, or page.py alone for one file."""
