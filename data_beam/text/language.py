@@ -12,6 +12,7 @@ from typing import Any
 
 import xxhash
 
+from data_beam.classify.fasttext_format import check_whole
 from maxllm.config.errors import UserError
 
 UNDETERMINED = "und"
@@ -41,6 +42,7 @@ class LanguageModel:
 
         data = Path(path).read_bytes()
         try:
+            check_whole(data)  # one that was cut off would take the worker down
             self.model: Any = fasttext.load_model(path)
             self.labels = frozenset(_labels(data))
         except (ValueError, RuntimeError, MemoryError, struct.error) as error:
