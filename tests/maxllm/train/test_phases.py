@@ -62,7 +62,7 @@ def test_stopped_in_the_middle_of_any_phase_it_is_the_same_run(
     # What the run was fed, beside it and in every checkpoint.
     counts = json.loads((Path(domains["easy"]["path"]) / "dataset.json").read_text())["counts"]["train"]
     described = json.loads((run / "data.json").read_text())
-    assert described["sources"]["hard"]["contents"] == {"hard": counts["hard"]}
+    assert described["sources"]["hard"]["contents"] == {"hard": {**counts["hard"], "years": {"2026": 1.0}}}
     assert [phase["first_step"] for phase in described["phases"]] == [0, 4, 10]
     assert described["phases"][1]["shares"] == {"easy": 0.5, "hard": 0.1, "middle": 0.4}
     saved = json.loads((run / "checkpoints" / "4" / "data" / "metadata").read_text())
