@@ -2,7 +2,7 @@
 /* Two texts, word by word: which words of each are not the other's. */
 const MOST_EDITS = 2000;  // the memory of an alignment grows with their square: 16 MB
 const SPACELESS = "\\u0e00-\\u0eff\\u1000-\\u109f\\u1780-\\u17ff\\u3040-\\u30ff\\u3400-\\u9fff\\uf900-\\ufaff";
-const TOKEN = new RegExp(`[${SPACELESS}]|[^\\P{L}${SPACELESS}][\\p{M}]*(?:[^\\P{L}${SPACELESS}]|[\\p{M}\\p{N}_])*|[\\p{N}_]+|[^\\s]`, "gu");
+const TOKEN = new RegExp(`[${SPACELESS}]|(?:(?![${SPACELESS}])[\\p{L}\\p{M}\\p{N}_])+|\\S`, "gu");
 
 /* [{start, end, word}] in UTF-16 units; white space is between them. */
 function tokens(text) {
@@ -48,11 +48,32 @@ function shared(a, b) {
   });
 }
 
+/* Two alike words between two long differences are chance, and would cut them in pieces. */
+function mend(same) {
+  const runs = [];  // [same?, from in a, from in b]
+  let [i, j] = [0, 0];
+  while (i < same[0].length || j < same[1].length) {
+    const alike = Boolean(i < same[0].length && same[0][i] && j < same[1].length && same[1][j]);
+    if (!runs.length || runs.at(-1)[0] !== alike) runs.push([alike, i, j]);
+    if (alike) { i++; j++; }
+    else if (i < same[0].length && !same[0][i]) i++;
+    else j++;
+  }
+  runs.push([null, i, j]);
+  const size = n => Math.max(runs[n + 1][1] - runs[n][1], runs[n + 1][2] - runs[n][2]);
+  for (let n = 1; n < runs.length - 2; n++) {
+    if (!runs[n][0] || size(n) > 2 || size(n - 1) < 4 || size(n + 1) < 4) continue;
+    same[0].fill(0, runs[n][1], runs[n + 1][1]);
+    same[1].fill(0, runs[n][2], runs[n + 1][2]);
+  }
+  return same;
+}
+
 /* {differences, sides: [left, right]}: of each text the pieces [start, end) that differ, with the number of the
    difference. Numbers are the same on both sides, where one piece may be empty; null: they could not be aligned. */
 function compare(left, right) {
   const found = [tokens(left), tokens(right)], words = found.map(each => each.map(({word}) => word));
-  const exact = aligned(...words), same = exact || shared(...words), sides = [[], []], place = [0, 0];
+  const exact = aligned(...words), same = exact ? mend(exact) : shared(...words), sides = [[], []], place = [0, 0];
   const end = side => place[side] === found[side].length;
   const take = (side, number) => {
     const first = place[side];

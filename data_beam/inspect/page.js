@@ -29,6 +29,8 @@ function put(parent, text) {
   }
   parent.append(text.slice(from));
 }
+/* A name, which may go on in the next line after any of its parts. */
+const named = name => make("bdi", null, ...String(name).split(/(?<=[\/._-])(?=[^\/._-])/u).flatMap((part, n) => n ? [document.createElement("wbr"), part] : [part]));
 /* A text with pieces of it marked: [{start, end, ...}], those that begin within another left out. */
 function marked(id, text, pieces) {
   const made = make("pre", {id});
@@ -101,7 +103,7 @@ function showFilters(choices, now) {
       const chosen = now[name] === value;
       parts.push(make("button", {class: "choice" + (chosen ? " chosen" : ""), "aria-pressed": chosen, "data-filter": name,
         "data-value": value, on: () => go({[name]: chosen ? "" : value, number: "", offset: ""})},
-        make("bdi", null, name === "folder" ? FOLDERS[value] : value), make("span", {class: "n"}, number(count))));
+        named(name === "folder" ? FOLDERS[value] : value), make("span", {class: "n"}, number(count))));
     }
   }
   element("filters").replaceChildren(...parts);
@@ -113,8 +115,8 @@ function showList(found, now) {
   if (query.length) top.append(make("button", {class: "link", id: "clear",
     on: () => go(Object.fromEntries([...query, "number", "offset"].map(name => [name, ""])))}, "show all"));
   const rows = found.rows.map(row => make("button", {class: "row", "data-number": row.number, on: () => go({number: row.number})},
-    make("b", null, make("bdi", null, row.name)),
-    make("span", {class: "tag " + row.folder}, row.reason || FOLDERS[row.folder]),
+    make("b", null, named(row.name)),
+    make("span", {class: "tag " + row.folder}, row.reason || FOLDERS[row.folder], row.value && !row.kept_id ? " " + row.value : ""),
     ...(row.copies ? [make("span", {class: "tag"}, `stayed for ${number(row.copies)}`)] : []),
     make("span", {class: "head"}, make("bdi", null, row.head))));
   const ends = [];
@@ -157,7 +159,7 @@ const cut = found => found.text.length < found.characters
 
 function title(found) {
   const tags = [found.source, found.language, found.folder === "dead" ? "" : number(found.characters) + " characters"].filter(Boolean);
-  return [make("h3", {id: "title"}, make("bdi", null, found.name)),
+  return [make("h3", {id: "title"}, named(found.name)),
     make("span", {class: "tag " + found.folder}, found.reason || FOLDERS[found.folder]),
     ...(found.value && !found.kept_id ? [make("span", {class: "tag rejected"}, make("bdi", null, found.value))] : []),
     ...tags.map(tag => make("span", {class: "tag"}, make("bdi", null, tag)))];
@@ -184,7 +186,7 @@ function pair(found) {
     make("button", {class: "link", id: "later", on: () => step(1)}, "next"));
   const note = kept.folder === "documents" ? "stayed: " : "stayed then, and went later: ";
   return [bar, make("div", {class: "pair"}, make("b", null, "dropped"),
-    make("span", null, make("b", null, note), make("button", {class: "link", id: "kept", on: () => go({number: kept.number})}, make("bdi", null, kept.name)),
+    make("span", null, make("b", null, note), make("button", {class: "link", id: "kept", on: () => go({number: kept.number})}, named(kept.name)),
       ...(kept.folder === "documents" ? [] : [" ", make("span", {class: "tag rejected"}, kept.reason)])),
     make("div", null, marked("left", found.text, sides[0]), ...cut(found)), make("div", null, marked("right", kept.text, sides[1]), ...cut(kept)))];
 }
@@ -200,9 +202,9 @@ function showDocument(found, now) {
   }
   if (found.copies_total) {
     parts.push(make("h2", null, `${number(found.copies_total)} went because this one stayed`));
-    for (const copy of found.copies)
-      parts.push(make("button", {class: "row", "data-copy": copy.number, on: () => go({number: copy.number})},
-        make("span", {class: "tag rejected"}, copy.reason), make("bdi", null, copy.name)));
+    parts.push(make("div", {class: "copies"}, ...found.copies.map(copy =>
+      make("button", {class: "row", "data-copy": copy.number, on: () => go({number: copy.number})},
+        make("span", {class: "tag rejected"}, copy.reason), named(copy.name)))));
     if (found.copies.length < found.copies_total) parts.push(make("p", {class: "soft"}, `${number(found.copies.length)} of them are listed.`));
   }
   if (Array.isArray(metadata.contamination)) {

@@ -27,7 +27,9 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
-            raise UserError(f"--port: {port} cannot be listened on ({error}); give another, or 0 for a free one") from None
+            raise UserError(
+                f"--port: {port} cannot be listened on ({error}); give another, or 0 for a free one"
+            ) from None
 
 
 class _Handler(BaseHTTPRequestHandler):

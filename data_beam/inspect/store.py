@@ -34,8 +34,8 @@ CREATE INDEX by_reason ON outcomes (folder, reason, rank);
 CREATE INDEX by_rank ON outcomes (rank);
 """
 FILTERS = ("folder", "stage", "reason", "source", "language")
-LISTED = ("number", "folder", "id", "source", "language", "reason", "value", "name", "characters", "head")
-WHOLE = (*LISTED[:-1], "stage", "kept_id")
+WHOLE = ("number", "folder", "id", "source", "language", "stage", "reason", "value", "name", "characters", "kept_id")
+LISTED = (*WHOLE, "head")
 HEAD = 160  # characters shown in lists
 VALUES = 200  # of one filter
 COPIES = 50  # named beside the document that stayed for them
@@ -69,7 +69,9 @@ class Store:
                     if left_out is not None:
                         self.connection.execute("DELETE FROM outcomes WHERE number = ?", [left_out])
                         self.connection.execute("DELETE FROM bodies WHERE number = ?", [left_out])
-            logger.info("inspect: %d of %d files, %s outcomes, %s held", place, len(found), _n(self.seen), _n(self.held))
+            logger.info(
+                "inspect: %d of %d files, %s outcomes, %s held", place, len(found), _n(self.seen), _n(self.held)
+            )
         if self.held < self.seen:
             self._add_kept(found, stages)
         self._index()
@@ -117,10 +119,8 @@ class Store:
         found = {}
         for name in FILTERS:
             where, values = _where({key: value for key, value in filters.items() if key != name})
-            found[name] = self.connection.execute(
-                f"SELECT {name}, COUNT(*) FROM outcomes WHERE {where} GROUP BY {name} ORDER BY 2 DESC, 1 LIMIT {VALUES}",
-                values,
-            ).fetchall()
+            query = f"SELECT {name}, COUNT(*) FROM outcomes WHERE {where} GROUP BY {name} ORDER BY 2 DESC, 1"
+            found[name] = self.connection.execute(f"{query} LIMIT {VALUES}", values).fetchall()
         return found
 
     def page(self, filters: dict[str, str], offset: int, count: int) -> dict[str, Any]:

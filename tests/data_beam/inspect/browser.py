@@ -37,8 +37,8 @@ class Browser:
             *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
             *(f"--window-size={width},{height}", f"--user-data-dir={profile}", "about:blank"),
         ]
-        # The shell moves the pipes to 3 and 4: between fork and exec only it is safe to.
-        shell = ["sh", "-c", f'exec "$0" "$@" 3<&{reads} 4>&{writes}', executable() or "chromium", *options]
+        # The shell moves the pipes to 3 and 4, which this process has other files at. (dash takes no numbers above 9.)
+        shell = ["bash", "-c", f'exec "$0" "$@" 3<&{reads} 4>&{writes}', executable() or "chromium", *options]
         self.process = subprocess.Popen(shell, pass_fds=(reads, writes), stderr=subprocess.DEVNULL)
         os.close(reads)
         os.close(writes)
