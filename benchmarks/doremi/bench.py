@@ -144,7 +144,8 @@ def _table(header: list[str], rows: list[list[Any]], signed: bool = False) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with the abstracts, MATH and gutenberg/")
+    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    parser.add_argument("--corpus", type=Path, default=shared / "corpus", help="abstracts, MATH and gutenberg/")
     parser.add_argument("--work", type=Path, help="where runs are kept, to go on with; a temporary folder without it")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])

@@ -26,6 +26,7 @@ from data_beam.io.documents import read_documents
 from data_beam.select.run import select
 from maxllm.config.select import SelectConfig
 
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PEER = """
 import json, sys
 from data_selection import HashedNgramDSIR
@@ -115,16 +116,15 @@ def run(data: Path, seed: int, scratch: Path) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of shared data")
+    parser.add_argument("--data", type=Path, default=SHARED, help="the folder of shared data")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, help="write the table here")
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rows = run(arguments.data, arguments.seed, Path(scratch))
     text = table(rows, arguments.seed)
     print(text)
-    if arguments.results:
-        arguments.results.write_text(text, encoding="utf-8")
+    arguments.results.write_text(text, encoding="utf-8")
 
 
 def table(rows: list[dict[str, object]], seed: int) -> str:

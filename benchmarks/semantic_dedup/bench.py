@@ -74,7 +74,8 @@ def table(rows: list[dict[str, Any]], drops: list[list[str]]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of shared gold data")
+    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=shared, help="the folder of shared gold data")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peer-python", help="of an environment that has sentence-transformers and the model")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")

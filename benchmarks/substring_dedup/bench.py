@@ -44,7 +44,8 @@ def texts_of(data: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of shared gold data")
+    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=shared, help="the folder of shared gold data")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "RESULTS.md")
     args = parser.parse_args()
     texts = texts_of(args.data)
