@@ -107,6 +107,7 @@ class Store:
 
     def _index(self) -> None:
         """Words, of what stayed in the sample."""
+        logger.info("inspect: indexing the words of %s outcomes", _n(self.held))
         query = "SELECT number, id, name, body FROM outcomes JOIN bodies USING (number)"
         for number, id, name, body in self.connection.execute(query):
             row = [number, _spaced(json.loads(zlib.decompress(body))["text"]), _spaced(f"{id} {name}")]

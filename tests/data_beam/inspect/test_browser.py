@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,11 +94,11 @@ def test_a_reader_filters_searches_compares_follows_the_funnel_and_goes_back(bro
     browser.until("document.getElementById('title').textContent === 'original.txt'")
     assert "1 went because this one stayed" in browser.run("document.getElementById('main').textContent")
     browser.click("button[data-copy]")
-    browser.until("document.getElementById('left')")
+    browser.until("document.getElementById('left') !== null")
     browser.run("history.back()")
     browser.until("document.getElementById('title').textContent === 'original.txt'")
     browser.run("history.go(-3)")
-    browser.until("document.getElementById('cards')")
+    browser.until("document.getElementById('cards') !== null")
     assert len(listed(browser)) == 18
 
     # Filters, and leaving them.
@@ -175,10 +177,6 @@ def test_markup_that_got_in_all_the_same_would_not_run(browser, address):
     assert len([error for error in browser.errors if "Content Security Policy" in error]) >= 3
 
 
-def words(text: str) -> list[str]:
-    return text.split()
-
-
 def longest_common(a: list[str], b: list[str]) -> int:
     """The obvious twin: the table of all beginnings."""
     table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
@@ -189,9 +187,6 @@ def longest_common(a: list[str], b: list[str]) -> int:
 
 
 def test_differences_are_the_fewest_and_leave_the_same_text_on_both_sides(browser, store, tmp_path):
-    import json
-    import random
-
     (tmp_path / "page.html").write_text(exported(store, 1), encoding="utf-8")
     browser.open(f"file://{tmp_path}/page.html")
     generator = random.Random(0)
