@@ -2,7 +2,7 @@
 /* Two texts, word by word: which words of each are not the other's. */
 const MOST_EDITS = 2000;  // the memory of an alignment grows with their square: 16 MB
 const SPACELESS = "\\u0e00-\\u0eff\\u1000-\\u109f\\u1780-\\u17ff\\u3040-\\u30ff\\u3400-\\u9fff\\uf900-\\ufaff";
-const TOKEN = new RegExp(`[${SPACELESS}]|(?:(?![${SPACELESS}])[\\p{L}\\p{M}\\p{N}_])+|\\S`, "gu");
+const TOKEN = new RegExp(`[${SPACELESS}]|(?:(?![${SPACELESS}])[\\p{L}\\p{M}\\p{N}_])+|(\\S)\\1*`, "gu");
 
 /* [{start, end, word}] in UTF-16 units; white space is between them. */
 function tokens(text) {

@@ -69,10 +69,9 @@ class Store:
                     if left_out is not None:
                         self.connection.execute("DELETE FROM outcomes WHERE number = ?", [left_out])
                         self.connection.execute("DELETE FROM bodies WHERE number = ?", [left_out])
-            logger.info(
-                "inspect: %d of %d files, %s outcomes, %s held", place, len(found), _n(self.seen), _n(self.held)
-            )
-        if self.held < self.seen:
+            held = _n(sample.size)
+            logger.info("inspect: %d of %d files, %s outcomes, %s held", place, len(found), _n(self.seen), held)
+        if sample.size < self.seen:
             self._add_kept(found, stages)
         self._index()
 
