@@ -1,4 +1,5 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);  // null, or all that an exported file shows
+const HELD = new Map((DATA ? DATA.documents : []).map(each => [each.number, each]));
 const NAMES = {folder: "outcome", stage: "stage", reason: "reason", source: "source", language: "language"};
 const FOLDERS = {documents: "kept", rejected: "dropped", dead: "dead letter"};
 const ROWS = 50;
@@ -72,10 +73,10 @@ async function ask(path, query) {
   }
   if (path === "report") return DATA;
   if (path === "document") {
-    const found = DATA.documents[query.number];
-    return found && {...found, kept: DATA.documents[found.kept], copies: found.copies.filter(copy => copy.number in DATA.documents)};
+    const found = HELD.get(Number(query.number));
+    return found && {...found, kept: HELD.get(found.kept), copies: found.copies.filter(copy => HELD.has(copy.number))};
   }
-  const all = Object.values(DATA.documents), words = patterns(fold(query.query || ""), "u");
+  const all = DATA.documents, words = patterns(fold(query.query || ""), "u");
   const fits = (each, but) => Object.keys(NAMES).every(name => name === but || !query[name] || each[name] === query[name])
     && words.every(word => word.test(fold([each.text, each.id, each.name].join("\n"))));
   if (path === "documents") {
@@ -265,7 +266,7 @@ async function show() {
     if (asked.length) { showFilters(choices, now); showList(found, now); listed = list; }
     for (const row of document.querySelectorAll("#list .row")) row.classList.toggle("chosen", row.dataset.number === now.number);
     const part = about.held < about.seen ? `: ${number(about.held)} of ${number(about.seen)} outcomes, rare reasons whole` : "";
-    element("run").textContent = about.run + part + (DATA === null ? "" : `; ${number(Object.keys(DATA.documents).length)} are in this file`);
+    element("run").textContent = about.run + part + (DATA === null ? "" : `; ${number(HELD.size)} are in this file`);
     if (now.number) showDocument(whole, now); else showFunnel(about);
     document.body.dataset.shown = location.hash || "#";
   } catch (error) {

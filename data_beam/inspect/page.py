@@ -8,6 +8,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from data_beam.inspect.read import rank_of
 from data_beam.inspect.store import Store
 
 EXPORTED_TEXT = 20_000  # characters of a document in an exported file
@@ -34,19 +35,18 @@ def page(data: Any = None) -> str:
 
 def exported(store: Store, count: int) -> str:
     """The page with at most `count` outcomes of each reason, and the documents that stayed for their duplicates."""
-    documents: dict[int, Any] = {}
-    for number in store.few_of_each(count):
-        document = store.document(number)
-        kept = document and document.pop("kept", None)
-        if kept:
+    documents: dict[int, dict[str, Any]] = {}
+    wanted = store.few_of_each(count)
+    for number in wanted:  # grows by those that stayed
+        document = None if number in documents else store.document(number)
+        if document is None:
+            continue
+        if kept := document.pop("kept", None):
             document["kept"] = kept["number"]
-            documents.setdefault(kept["number"], store.document(kept["number"]))
-        documents[number] = document
-    for document in documents.values():
-        if isinstance(kept := document.get("kept"), dict):
-            document["kept"] = kept["number"]
+            wanted.append(kept["number"])
         document["text"] = document["text"][:EXPORTED_TEXT]
-    return page({**about(store), "documents": documents})
+        documents[number] = document
+    return page({**about(store), "documents": sorted(documents.values(), key=lambda document: rank_of(document["id"]))})
 
 
 def about(store: Store) -> dict[str, Any]:

@@ -40,8 +40,12 @@ class Outcome:
 
     @property
     def rank(self) -> int:
-        """63 bits, by the id alone: the order of lists and of who stays in a sample."""
-        return xxhash.xxh3_64_intdigest(self.id.encode("utf-8", "replace")) >> 1
+        return rank_of(self.id)
+
+
+def rank_of(id: str) -> int:
+    """63 bits, by the id alone: the order of lists and of who stays in a sample."""
+    return xxhash.xxh3_64_intdigest(id.encode("utf-8", "replace")) >> 1
 
 
 def report_of(run: str) -> dict[str, Any]:

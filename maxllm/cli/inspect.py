@@ -23,7 +23,9 @@ from maxllm.summary import say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="the output folder of maxllm curate, select or augment")
     parser.add_argument("--port", type=int, default=8765, help="0: any free one")
-    parser.add_argument("--limit", type=_positive, default=100_000, help="outcomes looked at; rare reasons are all there")
+    parser.add_argument(
+        "--limit", type=_positive, default=100_000, help="outcomes looked at; rare reasons are all there"
+    )
     parser.add_argument("--export", metavar="FILE", help="write one HTML file instead of serving")
     parser.add_argument("--per-reason", type=_positive, default=20, metavar="N", help="outcomes of each reason in it")
 

@@ -97,7 +97,7 @@ def test_export_writes_one_file_that_asks_nobody(run_folder, tmp_path, capsys):
     page = target.read_text(encoding="utf-8")
     embedded = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
     assert "<" not in embedded
-    documents = json.loads(embedded)["documents"].values()
+    documents = json.loads(embedded)["documents"]
     kinds = [each["folder"] for each in documents]
     # 3 of the kept ones, perhaps others, and those that stayed for the duplicates.
     assert 3 <= kinds.count("documents") <= 5 and kinds.count("rejected") == 4 and kinds.count("dead") == 1
