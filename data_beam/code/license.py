@@ -140,7 +140,7 @@ def _and(tokens: list[str]) -> tuple[Expression | None, list[str]]:
 
 
 def _one(tokens: list[str]) -> tuple[Expression | None, list[str]]:
-    if not tokens or tokens[0].upper() in ("AND", "OR", "WITH", ")"):
+    if not tokens or tokens[0].rstrip(".").upper() in ("AND", "OR", "WITH", ")"):
         return None, tokens
     if tokens[0] == "(":
         tree, rest = _or(tokens[1:])

@@ -63,7 +63,7 @@ def import_folder(folder: Path, run_dir: Path):
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        run_folder.write(partial, config, prints, tokenizer)
+        run_folder.write(partial, config, prints, tokenizer, {"imported_from": folder.name})
         checkpoints = Checkpoints(str(partial / CHECKPOINTS))
         checkpoints.save(0, {"parameters": nnx.split(model)[1]}, meta, {"tokenizer": pack_tokenizer(tokenizer)})
         checkpoints.close()

@@ -1,7 +1,7 @@
 """Licences as files state them, lists of them, and headers taken out."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_beam.code.license import PERMISSIVE, detect, expand, from_metadata, header, parse
@@ -64,6 +64,8 @@ def test_lists_read_or_as_a_choice_and_and_as_both(expression, allow, deny, expe
 
 
 @given(st.text("MIT() ANDORWITHGPL-2.0+\n", max_size=60))
+@example("OR.")
+@example("MIT AND WITH.")
 def test_any_expression_is_read_or_refused(text):
     tree = parse(text)
     assert tree is None or str(parse(str(tree))) == str(tree)
