@@ -51,11 +51,20 @@ def letters(text: str) -> float:
 def from_files(paths: list[Path]) -> Iterator[str]:
     """Texts of JSON lines files (`text` of each line), plain or .gz."""
     for path in paths:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
             for line in stream:
                 text = json.loads(line)["text"]
                 if MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS:
                     yield text
+
+
+def web(shared: Path) -> Iterator[str]:
+    """Pages of C4, of dolma's and DCLM's shares of Common Crawl, and long articles of Wikipedia; none where absent."""
+    for pattern in ("corpus/c4_demo.jsonl.gz", "corpus/dolma_cc/*.jsonl.gz", "quality/dclm_majority_data.jsonl.gz"):
+        yield from from_files(sorted(shared.glob(pattern)))
+    for path in shared.glob("corpus/wiki_demo.txt.gz"):
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            yield from (line.strip() for line in stream if len(line) >= MIN_CHARACTERS)
 
 
 def edited(text: str, vocabulary: list[str], rng: random.Random) -> str:
@@ -73,31 +82,21 @@ def edited(text: str, vocabulary: list[str], rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def similarity(left: str, right: str) -> float:
-    """Jaccard similarity of the sets of word 5-grams."""
-    sets = []
-    for words in (normalised_words(left), normalised_words(right)):
-        sets.append({tuple(words[i : i + 5]) for i in range(len(words) - 4)})
-    union = len(sets[0] | sets[1])
-    return len(sets[0] & sets[1]) / union if union else 0.0
-
-
 def build(texts: Iterable[str], count: int, seed: int) -> list[dict[str, Any]]:
-    """About `count` documents: {id, text, of, similarity}, `of` the id of the real one for planted copies."""
+    """At most `count` documents: {id, text, of}, `of` the id of the real one for planted copies."""
     planted_share = NEAR_SHARE + EXACT_SHARE
     real = sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
     real = real[: round(count / (1 + planted_share))]
     rng = random.Random(seed)
     vocabulary = sorted({word for text in real for word in normalised_words(text)})
     rows: list[dict[str, Any]] = [
-        {"id": f"r{number:05d}", "text": text, "of": None, "similarity": None} for number, text in enumerate(real)
+        {"id": f"r{number:05d}", "text": text, "of": None} for number, text in enumerate(real)
     ]
     chosen = rng.sample(range(len(real)), round(len(real) * planted_share))
     near = round(len(real) * NEAR_SHARE)
     for number, source in enumerate(chosen):
         text = edited(real[source], vocabulary, rng) if number < near else real[source]
-        row = {"id": f"p{number:05d}", "text": text, "of": f"r{source:05d}"}
-        rows.append({**row, "similarity": similarity(real[source], text)})
+        rows.append({"id": f"p{number:05d}", "text": text, "of": f"r{source:05d}"})
     rng.shuffle(rows)
     return rows
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
-import numpy as np
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-from data_beam.dedup.minhash import FuzzyDuplicates
+from data_beam.classify.badwords import WordMatcher
+from data_beam.dedup.driver import find_duplicates
+from data_beam.dedup.exact import fingerprint
 from data_beam.dedup.nodes import id_of, node_of, smallest_reachable
 from data_beam.dedup.signature import MinHasher
 from data_beam.document import Document
-from data_beam.pipeline import curate
+from data_beam.output import Output
+from data_beam.phases import Phases
+from data_beam.pipeline import curate, read_parts
 from data_beam.stages.quality import Quality
 from data_beam.stages.rules.c4 import c4_lines, c4_page
 from data_beam.stages.rules.fineweb import fineweb_quality
@@ -27,8 +27,9 @@ from data_beam.stages.rules.gopher import gopher_quality, gopher_repetition
 from data_beam.stages.rules.lines import without_lines
 from data_beam.text.signals import Signals
 from data_beam.text.words import word_hashes
+from data_beam.verdicts import Part, read_verdicts
 from maxllm.config.curate import CurateConfig
-from maxllm.config.dedup import FuzzyDedupConfig
+from maxllm.config.dedup import ExactDedupConfig, FuzzyDedupConfig
 from maxllm.config.rules import QualityConfig
 
 FOLDER = Path(sys.argv[1])
@@ -38,6 +39,12 @@ RULES: dict[str, Callable[[Signals], Any]] = {
     "gopher repetition": lambda signals: gopher_repetition(signals, QUALITY.repetition),
     "c4 quality": lambda signals: c4_page(c4_lines(signals, QUALITY.c4), QUALITY.c4),
     "fineweb quality": lambda signals: fineweb_quality(signals, QUALITY.fineweb),
+}
+SETS = ("gopher", "repetition", "c4", "fineweb")
+DOLMA_QUALITY = {
+    "gopher": {"reading": "dolma"},
+    "repetition": {"reading": "dolma"},
+    "fineweb": {"enabled": False},
 }
 DOCUMENTS: list[Document] = []
 KEPT: dict[str, list[str]] = {}
@@ -116,75 +123,101 @@ def dedup(suffix: str = "", words: list[list[str]] | None = None) -> dict[str, f
     return seconds
 
 
-def expected_recall(pairs: list[list[str]], shingles: dict[str, np.ndarray]) -> float:
-    """Mean over pairs of the chance to share a band, 1 - (1 - s^8)^14, s the similarity of their sets of shingles."""
-    sets = {name: set(each.tolist()) for name, each in shingles.items()}
-    similarities = [len(sets[a] & sets[b]) / max(len(sets[a] | sets[b]), 1) for a, b in pairs]
-    return float(np.mean([1 - (1 - s**8) ** 14 for s in similarities]))
-
-
-def bands_by_seed() -> tuple[float, list[dict[str, list[str]]]]:
-    """The expected recall, and for other draws of the hash functions the band keys of documents in planted pairs."""
-    pairs = json.loads((FOLDER / "planted.json").read_text())
-    wanted = {name for pair in pairs for name in pair}
-    hashes = {each.id: Signals(each.text).normalised_hashes for each in DOCUMENTS if each.id in wanted}
-    hashers = [MinHasher(FUZZY.model_copy(update={"seed": seed})) for seed in range(1, 11)]
-    drawn = [{id: [key.hex() for key in hasher.band_keys(each)] for id, each in hashes.items()} for hasher in hashers]
-    return expected_recall(pairs, {id: hashers[0].shingles(each) for id, each in hashes.items()}), drawn
-
-
 def read(path: str) -> Iterator[Document]:
     with open(path, encoding="utf-8") as stream:
         yield from (Document.from_json(json.loads(line)) for line in stream)
 
 
-def dedup_on_beam() -> dict[str, float]:
-    """The same stage as pipelines run it; the verdicts must be those of the plain functions."""
-    out = FOLDER / "beam_drops"
-
-    def run() -> None:
-        pipeline = beam.Pipeline(runner=FnApiRunner())
-        documents = pipeline | beam.Create([str(FOLDER / "documents.jsonl")]) | "read" >> beam.FlatMap(read)
-        drops = documents | FuzzyDuplicates(FUZZY)
-        drops | beam.MapTuple(lambda id, drop: f"{id} {drop.value}") | beam.io.WriteToText(str(out))
-        pipeline.run().wait_until_finish()
-
-    seconds, _ = timed(run)
-    drops = dict(line.split(" ") for path in FOLDER.glob("beam_drops*") for line in path.read_text().splitlines())
-    expected = {id: low for id, low in CLUSTERS["clusters"].items() if id != low}
-    assert drops == expected, "Beam and the plain functions disagree"
-    return {"dedup on beam": seconds}
+def verdict_phase(name: str, exact: bool, fuzzy: bool, path: Path = FOLDER / "documents.jsonl") -> dict[str, str]:
+    """The phase of `maxllm curate` that looks for duplicates, from file to file; id -> id that stays."""
+    folder = FOLDER / name
+    folder.mkdir()
+    phases = Phases(Output(str(folder), "f" * 64))
+    configs = ExactDedupConfig(enabled=exact), FuzzyDedupConfig(enabled=fuzzy)
+    (part,) = find_duplicates(phases.run, read_parts, [Part(0, str(path))], *configs)
+    return {
+        DOCUMENTS[row].id: verdicts[0].value.partition("@")[0]
+        for verdict_file in part.verdicts
+        for row, verdicts in read_verdicts(verdict_file).items()
+    }
 
 
-def pipeline() -> dict[str, float]:
-    """`maxllm curate` as a whole: read, rules, dedup, join, outputs, rejects and report."""
+def dedup_on_beam(few: Path) -> dict[str, float]:
+    """The same stages as pipelines run them; the verdicts must be those of the plain functions."""
+    seconds = {}
+    verdict_phase("warm", True, True, few)
+    seconds["start of a job"], _ = timed(lambda: verdict_phase("start", False, True, few))
+    seconds["dedup on beam"], drops = timed(lambda: verdict_phase("fuzzy", False, True))
+    assert drops == {id: low for id, low in CLUSTERS["clusters"].items() if id != low}, "Beam and functions disagree"
+    seconds["exact on beam"], drops = timed(lambda: verdict_phase("exact", True, False))
+    KEPT["exact"] = [document.id for document in DOCUMENTS if document.id not in drops]
+    return seconds
+
+
+def program(name: str, path: Path, **sections: Any) -> float:
+    """`maxllm curate` as a whole: read, rules, verdicts, outputs, rejects and report. Processor seconds."""
     off = {"enabled": False}
+    unused = ("url", "extract", "language", "code", "exact_dedup", "fuzzy_dedup", "decontamination")
     config = CurateConfig.model_validate(
         {
-            "inputs": [{"format": "jsonl", "paths": [str(FOLDER / "documents.jsonl")]}],
-            "output": {"path": str(FOLDER / "ours"), "format": "jsonl.gz"},
-            "url": off,
-            "extract": off,
-            "language": off,
-            "code": off,
-            "exact_dedup": off,
-            "decontamination": off,
+            "inputs": [{"format": "jsonl", "paths": [str(path)]}],
+            "output": {"path": str(FOLDER / name), "format": "jsonl.gz"},
+            **{section: off for section in unused},
+            **sections,
         }
     )
     seconds, report = timed(lambda: curate(config))
-    assert report["read"] == len(DOCUMENTS)
-    return {"pipeline": seconds}
+    assert report["read"] == sum(1 for _ in path.open())
+    return seconds
+
+
+def programs(few: Path) -> dict[str, float]:
+    """Beside datatrove: rules and MinHash. Beside dolma: rules; exact duplicates. And what each takes to start."""
+    minhash: dict[str, Any] = {"fuzzy_dedup": {"enabled": True}}
+    dolma = {"quality": DOLMA_QUALITY}
+    exact = {"exact_dedup": {"enabled": True}, "quality": {name: {"enabled": False} for name in SETS}}
+    seconds = {}
+    for name, sections in (("pipeline", minhash), ("dolma tag", dolma), ("dolma dedupe", exact)):
+        folder = name.replace(" ", "_")
+        seconds[f"{name}, start"] = program(f"start_{folder}", few, **sections)
+        seconds[name] = program(folder, FOLDER / "documents.jsonl", **sections)
+    return seconds
+
+
+def as_dolma() -> dict[str, float]:
+    """What dolma's taggers do: every number of gopher_v1, and for c4_v1 C4's rules with dolma's own words."""
+    naughty = WordMatcher(json.loads((FOLDER / "naughty_words.json").read_text()), "en")
+    gopher, repetition = (
+        section.model_copy(update={"reading": "dolma"}) for section in (QUALITY.gopher, QUALITY.repetition)
+    )
+
+    def c4(document: Document) -> Any:
+        signals = Signals(document.text)
+        return c4_page(c4_lines(signals, QUALITY.c4), QUALITY.c4), naughty.count(document.text)
+
+    def verdict(document: Document) -> Any:
+        signals = Signals(document.text)
+        return gopher_quality(signals, gopher) or gopher_repetition(signals, repetition)
+
+    tasks: dict[str, Callable[[Document], Any]] = {
+        "gopher_v1": lambda document: Signals(document.text).dolma.counts,
+        "gopher_v1, verdict": verdict,
+        "c4_v1": c4,
+        "exact": lambda document: fingerprint(document.text),
+    }
+    return {f"dolma {name}": timed(lambda task=task: list(map(task, DOCUMENTS)))[0] for name, task in tasks.items()}
 
 
 def main() -> None:
     DOCUMENTS.extend(read(str(FOLDER / "documents.jsonl")))
-    seconds = rules() | dedup() | dedup_on_beam() | pipeline()
+    few = FOLDER / "few.jsonl"
+    few.write_text("".join((FOLDER / "documents.jsonl").read_text().splitlines(keepends=True)[:10]))
+    seconds = rules() | dedup() | dedup_on_beam(few) | programs(few) | as_dolma()
     seconds["words"], _ = timed(lambda: [document.text.split() for document in DOCUMENTS])
     seconds["normalised words"], _ = timed(lambda: [Signals(document.text).normalised_words for document in DOCUMENTS])
     spacy = json.loads((FOLDER / "spacy_words.json").read_text())
     seconds |= rules(" on spaCy words", spacy["words"]) | dedup(" on spaCy words", spacy["normalised"])
-    expected, bands = bands_by_seed()
-    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS, "bands": bands, "expected": expected}
+    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS}
     (FOLDER / "ours.json").write_text(json.dumps(result))
 
 

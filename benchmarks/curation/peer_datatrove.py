@@ -122,27 +122,6 @@ def dedup(suffix: str = "") -> dict[str, float]:
     return seconds
 
 
-def expected_recall(pairs: list[list[str]], shingles: dict[str, np.ndarray]) -> float:
-    """Mean over pairs of the chance to share a band, 1 - (1 - s^8)^14, s the similarity of their sets of shingles."""
-    sets = {name: set(each.ravel().tolist()) for name, each in shingles.items()}
-    similarities = [len(sets[a] & sets[b]) / max(len(sets[a] | sets[b]), 1) for a, b in pairs]
-    return float(np.mean([1 - (1 - s**8) ** 14 for s in similarities]))
-
-
-def bands_by_seed() -> tuple[float, list[dict[str, list[list[int]]]]]:
-    """The expected recall, and for other draws of the hash functions the bands of documents in planted pairs."""
-    pairs = json.loads((FOLDER / "planted.json").read_text())
-    wanted = {name for pair in pairs for name in pair}
-    step = MinhashDedupSignature(output_folder=str(FOLDER / "unused"), config=CONFIG)
-    shingles = {row["id"]: step.get_shingles(row["text"]) for row in ROWS if row["id"] in wanted}
-    drawn = []
-    for seed in range(1, 11):
-        step.config.seed, step._parameters = seed, None
-        drawn.append({name: step.get_signature(each) for name, each in shingles.items() if each.size})
-    step.config.seed = 1
-    return expected_recall(pairs, shingles), drawn
-
-
 def pipeline() -> dict[str, float]:
     """Their own executor, one task: read, rules, write; then the four stages of MinHash; read and write again."""
     base = FOLDER / "pipeline"
@@ -176,12 +155,11 @@ def main() -> None:
     simple = [simplify_text(row["text"], DEF_TEXT_NORM_CONFIG) for row in ROWS]
     seconds["normalised words"], normalised = timed(lambda: [words.word_tokenize(text) for text in simple])
     (FOLDER / "spacy_words.json").write_text(json.dumps({"words": plain, "normalised": normalised}))
-    expected, bands = bands_by_seed()
 
     word_tokenizers.load_word_tokenizer = lambda language: FastWords()
     minhash_module.load_word_tokenizer = word_tokenizers.load_word_tokenizer
     seconds |= rules(" on fast words") | dedup(" on fast words")
-    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS, "bands": bands, "expected": expected}
+    result = {"seconds": seconds, "kept": KEPT, "clusters": CLUSTERS}
     (FOLDER / "datatrove.json").write_text(json.dumps(result))
 
 

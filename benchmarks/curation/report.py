@@ -1,109 +1,102 @@
-"""RESULTS.md from what the two sides measured."""
+"""RESULTS.md from what the sides measured on each corpus."""
 
 from __future__ import annotations
 
-import statistics
+from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
-Side = dict[str, Any]
 RULES = ("gopher quality", "gopher repetition", "c4 quality", "fineweb quality")
 DEDUP = ("minhash signatures", "minhash buckets and clusters")
-BINS = ((0.0, 0.5), (0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0), (1.0, 1.01))
+SPACY, FAST = " on spaCy words", " on fast words"
 
 
-def render(rows: list[Row], peer: Side, ours: Side, heading: dict[str, str]) -> str:
-    count, theirs, mine = len(rows), peer["seconds"], ours["seconds"]
-    megabytes = sum(len(row["text"].encode()) for row in rows) / 1e6
-    planted = [row for row in rows if row["of"]]
+@dataclass
+class Corpus:
+    """What was measured on one corpus: `sides` are datatrove, dolma and ours."""
 
-    def speed(title: str, left: float, right: float) -> list[str]:
-        return [title, f"{count / left:,.0f}", f"{count / right:,.0f}", f"**{left / right:.1f}x**"]
+    title: str
+    digest: str
+    rows: list[Row]
+    sides: dict[str, Any]
 
-    def total(seconds: dict[str, float], names: tuple[str, ...], suffix: str = "") -> float:
-        return sum(seconds[name + suffix] for name in names)
+    def seconds(self, side: str, *names: str, without: str | None = None) -> float:
+        taken = self.sides[side]["seconds"]
+        return sum(taken[name] for name in names) - (taken[without] if without else 0.0)
 
-    speeds = [speed(name, theirs[name], mine[name]) for name in RULES]
-    speeds.append(speed("all rules in a row, first drop ends it", theirs["all rules"], mine["all rules"]))
-    speeds += [speed(name, theirs[name], mine[name]) for name in DEDUP]
-    dedup = (total(theirs, DEDUP), total(mine, DEDUP))
-    speeds.append(
-        speed("rules and dedup, plain functions", theirs["all rules"] + dedup[0], mine["all rules"] + dedup[1])
+    def speed(self, left: float, right: float) -> list[str]:
+        count = len(self.rows)
+        if min(left, right) < 0.02:  # what is left when a program's start is subtracted may be noise
+            return ["-", "-", "-"]
+        return [f"{count / left:,.0f}", f"{count / right:,.0f}", f"**{left / right:.1f}x**"]
+
+
+def render(corpora: list[Corpus], heading: dict[str, str]) -> str:
+    names = [corpus.title for corpus in corpora]
+    about = "\n".join(
+        f"- **{each.title}**: {len(each.rows):,} documents, {_megabytes(each.rows):.1f} MB, of which "
+        f"{sum(bool(row['of']) for row in each.rows)} are planted copies (sha256 {each.digest}…)"
+        for each in corpora
     )
-    speeds.append(speed("dedup, ours through Beam's in-process runner", dedup[0], mine["dedup on beam"]))
-    speeds.append(speed("whole program: read, rules, dedup, write", theirs["pipeline"], mine["pipeline"]))
-
-    words = [
-        speed("words of the text: spaCy / white space", theirs["words"], mine["words"]),
-        speed("normalised words: spaCy / regex", theirs["normalised words"], mine["normalised words"]),
-    ]
-    spacy, fast = " on spaCy words", " on fast words"
-    words.append(speed("all rules in a row, both given cheap words", theirs["all rules" + fast], mine["all rules"]))
-    words.append(
-        speed(
-            "all rules in a row, both on spaCy's words",
-            theirs["all rules"],
-            mine["all rules" + spacy] + theirs["words"],
+    starts = {
+        name: sum(each.seconds(*name) for each in corpora) / len(corpora)
+        for name in (
+            ("ours", "start of a job"),
+            ("ours", "pipeline, start"),
+            ("dolma", "tag, start"),
+            ("dolma", "dedupe, start"),
         )
-    )
-    words.append(speed("dedup, both given cheap words", total(theirs, DEDUP, fast), dedup[1]))
-    spacy_dedup = total(mine, DEDUP, spacy) + theirs["normalised words"]
-    words.append(speed("dedup, both on spaCy's words", dedup[0], spacy_dedup))
+    }
+    start = [f"{seconds:.1f} s" for seconds in starts.values()]
 
-    kept = []
-    for name in (*RULES, "all rules"):
-        left, right, like = (set(each) for each in (peer["kept"][name], ours["kept"][name], ours["kept"][name + spacy]))
-        same, alike = (f"{1 - len(left ^ other) / count:.1%}" for other in (right, like))
-        kept.append([name, str(len(left)), str(len(right)), same, alike])
-    left, right = (_companions(side["clusters"]["clusters"]) for side in (peer, ours))
-    same = f"{1 - sum(left.get(row['id']) != right.get(row['id']) for row in rows) / count:.1%}"
-    kept.append(["dedup", *(str(len(side["kept"]["dedup"])) for side in (peer, ours)), same, ""])
+    def speeds(peer: str, rows: list[tuple[str, Any]]) -> str:
+        header = ["", *(f"{name}: {column}" for name in names for column in (peer, "maxllm", "ratio"))]
+        return table(header, [[title, *(cell for each in corpora for cell in pair(each))] for title, pair in rows])
 
-    recall = []
-    for low, high in BINS:
-        pairs = [row for row in planted if low <= row["similarity"] < high]
-        if pairs:
-            title = "1 (exact)" if low == 1 else f"{low:.1f} to {high:.1f}"
-            found = [_found(pairs, side["clusters"]["clusters"]) for side in (peer, ours)]
-            recall.append([title, str(len(pairs)), *(f"{n} ({n / len(pairs):.1%})" for n in found)])
-    found = [_found(planted, side["clusters"]["clusters"]) for side in (peer, ours)]
-    recall.append(["all", str(len(planted)), *(f"**{n} ({n / len(planted):.1%})**" for n in found)])
-
-    mean = ["**mean of 10 draws of the hash functions, pairs that share a band**", str(len(planted))]
-    for side in (peer, ours):
-        shares = [_share(planted, bands) for bands in side["bands"]]
-        mean.append(f"**{statistics.mean(shares):.1%}** ± {statistics.stdev(shares):.1%}")
-    recall.append(mean)
-    chance = [f"**{side['expected']:.1%}**" for side in (peer, ours)]
-    recall.append(["**expected: mean of 1 - (1 - s^8)^14 over pairs, s of each program's own shingles**", "", *chance])
-
-    return f"""# Curation against datatrove 0.10.1
+    return f"""# Curation against datatrove 0.10.1 and dolma 1.2.1
 
 Written by `bench.py` on {heading["date"]}: `{heading["command"]}`
-on {heading["machine"]}. {count:,} documents, {megabytes:.1f} MB (sha256 {heading["digest"]}…):
-{heading["texts"]}, of which {len(planted)} are planted copies.
-Figures are documents per second of processor time of one process, imports and loading of models not counted.
-Text extraction is not in them: both call the same library. Same rules at the published thresholds (Gopher quality and
-repetition, C4, FineWeb), same MinHash parameters (14 bands of 8 rows, word 5-grams).
+on {heading["machine"]}.
 
-## Speed, documents per CPU-second
+{about}
 
-{_table(["stage", "datatrove", "maxllm", "ratio"], speeds)}
+Figures are documents per second of processor time of one process and its children; imports and loading of models are
+not counted. Text extraction is not in them: all call the same libraries. Recall and precision of near duplicates have
+a measurement of their own, `benchmarks/dedup`.
+
+## Beside datatrove
+
+The same rules at the published thresholds (Gopher quality and repetition, C4, FineWeb), the same MinHash (14 bands of 8
+rows, word 5-grams).
+
+{speeds("datatrove", _datatrove())}
 
 Each rule set alone works on all documents and shares nothing with the others; "in a row" is how pipelines run.
-"Whole program" is each one's own runner, one worker: datatrove's local executor (rules to disk, then its four MinHash
-stages, JSON lines out) and `maxllm curate` (which also writes rejects, dead letters and the report).
+"Phase on Beam": the job of `maxllm curate`, less the {start[0]} that a job takes for ten documents. "Whole program":
+each one's own runner, one worker: datatrove's local executor (rules to disk, then its four MinHash stages, JSON lines
+out) and `maxllm curate` (which also writes rejects, dead letters and the report), of which {start[1]} are its start.
 
 ## How much of it is the words
 
 datatrove takes spaCy's tokens for words, which is most of its time; ours are cheaper and not the same words. Given the
 same kind of words on both sides, this is left:
 
-{_table(["part", "datatrove", "maxllm", "ratio"], words)}
+{speeds("datatrove", _words())}
 
 "Cheap words": datatrove with white-space words and regex sentences in place of spaCy's; its normalisation of text
 before hashing (digits, accents, punctuation) stays. "On spaCy's words": ours fed with spaCy's words, and charged with
 what spaCy took for all documents. Both split a text once for a row of rules.
+
+## Beside dolma
+
+{speeds("dolma", _dolma())}
+
+dolma's taggers write every number of a rule set and decide nothing, so ours computes the same numbers
+(`benchmarks/rules` compares them) and, in the second row, the verdict alone. For `c4_v1` ours runs C4's rules and
+dolma's own list of words. dolma's only deduplication is a Bloom filter over texts or paragraphs, written in Rust: it
+finds exact copies, keeps the first it meets, and may take a few texts for copies that are none; ours keeps the oldest,
+whatever the order. The programs' starts, {start[2]} for `dolma tag` and {start[3]} for `dolma dedupe`, are subtracted,
+and ours too. `-`: too little processor time to tell.
 
 ## Do they agree
 
@@ -112,25 +105,100 @@ dedup: documents whose cluster has exactly the same members. What a word is expl
 datatrove a comma is a word without a letter, so that text with code or tables falls under Gopher's 80 %; ours reads
 words between white space, as the rule's own wording does ("words contain at least one alphabetic character").
 
-{_table(["stage alone", "datatrove keeps", "maxllm keeps", "same verdict", "same, on spaCy's words"], kept)}
-
-## Recall of planted copies
-
-Copies with 3 % of words edited, by true Jaccard similarity of word 5-grams to their source, and exact ones. Found: in
-one cluster with its source. With the same bands and rows one draw of hash functions finds a few more and another a
-few less; what the two ways of making shingles differ by is in the last line.
-
-{_table(["similarity", "pairs", "datatrove", "maxllm"], recall)}
+{_agreement(corpora)}
 """
 
 
-def _found(pairs: list[Row], clusters: dict[str, Any]) -> int:
-    return sum(row["id"] in clusters and clusters[row["id"]] == clusters.get(row["of"]) for row in pairs)
+def _datatrove() -> list[tuple[str, Any]]:
+    def both(*names: str) -> Any:
+        return lambda each: each.speed(each.seconds("datatrove", *names), each.seconds("ours", *names))
+
+    def on_beam(each: Corpus) -> list[str]:
+        ours = each.seconds("ours", "dedup on beam", without="start of a job")
+        return each.speed(each.seconds("datatrove", *DEDUP), ours)
+
+    return [
+        *((name, both(name)) for name in RULES),
+        ("Gopher, C4 and FineWeb in a row, first drop ends it", both("all rules")),
+        *((name, both(name)) for name in DEDUP),
+        ("MinHash 14x8, functions", both(*DEDUP)),
+        ("MinHash 14x8, ours as the phase on Beam", on_beam),
+        ("rules and MinHash, functions", both("all rules", *DEDUP)),
+        ("whole program: read, rules, MinHash, write", both("pipeline")),
+    ]
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def _words() -> list[tuple[str, Any]]:
+    def pair(theirs: tuple[str, ...], mine: tuple[str, ...], spacy: str | None = None) -> Any:
+        def speed(each: Corpus) -> list[str]:
+            charged = each.seconds("datatrove", spacy) if spacy else 0.0
+            return each.speed(each.seconds("datatrove", *theirs), each.seconds("ours", *mine) + charged)
+
+        return speed
+
+    def with_(suffix: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name + suffix for name in names)
+
+    rules = ("all rules",)
+    return [
+        ("words of the text: spaCy / white space", pair(("words",), ("words",))),
+        ("normalised words: spaCy / regex", pair(("normalised words",), ("normalised words",))),
+        ("all rules in a row, both given cheap words", pair(with_(FAST, rules), rules)),
+        ("all rules in a row, both on spaCy's words", pair(rules, with_(SPACY, rules), "words")),
+        ("MinHash 14x8, both given cheap words", pair(with_(FAST, DEDUP), DEDUP)),
+        ("MinHash 14x8, both on spaCy's words", pair(DEDUP, with_(SPACY, DEDUP), "normalised words")),
+    ]
+
+
+def _dolma() -> list[tuple[str, Any]]:
+    def tagger(name: str, ours: str) -> tuple[str, Any]:
+        return ours, lambda each: each.speed(each.seconds("dolma", name), each.seconds("ours", f"dolma {ours}"))
+
+    def command(name: str) -> Any:
+        return lambda each: each.speed(
+            each.seconds("dolma", f"{name}, all", without=f"{name}, start"),
+            each.seconds("ours", f"dolma {name}", without=f"dolma {name}, start"),
+        )
+
+    def exact(each: Corpus) -> list[str]:
+        theirs = each.seconds("dolma", "dedupe, all", without="dedupe, start")
+        return each.speed(theirs, each.seconds("ours", "exact on beam"))
+
+    return [
+        ("gopher_v1: every number", tagger("gopher_v1", "gopher_v1")[1]),
+        ("gopher_v1: ours to the verdict only", tagger("gopher_v1", "gopher_v1, verdict")[1]),
+        ("c4_v1", tagger("c4_v1", "c4_v1")[1]),
+        ("program, Gopher and C4: `dolma tag` / `maxllm curate`", command("tag")),
+        ("program, exact copies: `dolma dedupe` / `maxllm curate`", command("dedupe")),
+        ("exact copies: `dolma dedupe` / the phase on Beam, with its start", exact),
+    ]
+
+
+def _agreement(corpora: list[Corpus]) -> str:
+    rows = []
+    for corpus in corpora:
+        count, peer, ours, dolma = len(corpus.rows), *(corpus.sides[name] for name in ("datatrove", "ours", "dolma"))
+        for name in (*RULES, "all rules"):
+            kept = (peer["kept"][name], ours["kept"][name], ours["kept"][name + SPACY])
+            left, right, like = map(set, kept)
+            same = [f"{1 - len(left ^ other) / count:.1%}" for other in (right, like)]
+            rows.append([f"{corpus.title}, {name}", str(len(left)), str(len(right)), *same])
+        left, right = (_companions(side["clusters"]["clusters"]) for side in (peer, ours))
+        same = f"{1 - sum(left.get(row['id']) != right.get(row['id']) for row in corpus.rows) / count:.1%}"
+        kept = [str(len(side["kept"]["dedup"])) for side in (peer, ours)]
+        rows.append([f"{corpus.title}, MinHash", *kept, same, ""])
+        kept = [str(len(side["kept"]["exact"])) for side in (dolma, ours)]
+        rows.append([f"{corpus.title}, exact copies (dolma)", *kept, "", ""])
+    return table(["corpus, stage alone", "they keep", "maxllm keeps", "same verdict", "same, on spaCy's words"], rows)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _megabytes(rows: list[Row]) -> float:
+    return sum(len(row["text"].encode()) for row in rows) / 1e6
 
 
 def _companions(clusters: dict[str, Any]) -> dict[str, frozenset[str]]:
@@ -139,12 +207,3 @@ def _companions(clusters: dict[str, Any]) -> dict[str, frozenset[str]]:
     for name, cluster in clusters.items():
         members.setdefault(cluster, set()).add(name)
     return {name: frozenset(members[cluster]) for name, cluster in clusters.items() if len(members[cluster]) > 1}
-
-
-def _share(pairs: list[Row], bands: dict[str, list[Any]]) -> float:
-    """Of the pairs, those with an equal band at the same place."""
-    found = 0
-    for row in pairs:
-        both = zip(bands.get(row["id"], []), bands.get(row["of"], []), strict=False)
-        found += any(left == right for left, right in both)
-    return found / len(pairs)
