@@ -1,8 +1,8 @@
 """An output folder that is either whole or not there.
 
-A run writes into a folder of its own below OUT/.staging and, last of all, its manifest. Only then are the files moved
-to their places, and `_SUCCESS` is written when all are. Killed before the manifest: nothing happened; the next run
-starts anew. Killed after it: the next run of the same config finishes the moves. Renames may be copies (object stores).
+A run writes below OUT/.staging, phase by phase (data_beam/phases.py). Only when all are done are the files moved to
+their places, and `_SUCCESS` is written when all are. Killed before that: nothing happened, the next run of the same
+config goes on; killed while moving, it finishes the moves. Renames may be copies (object stores).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 STAGING = ".staging"
-MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
 
 
@@ -71,13 +70,6 @@ class Output:
         folder = self.join(STAGING, f"{self.fingerprint[:16]}-{uuid.uuid4().hex[:12]}")
         make_folder(folder)
         return folder
-
-    def finished_run(self) -> str | None:
-        """A run of this config that wrote everything and was killed before all of it was in place."""
-        for path in files_below(self.join(STAGING)):
-            if path.endswith(f"/{MANIFEST}") and f"/{self.fingerprint[:16]}-" in path:
-                return path.removesuffix(f"/{MANIFEST}")
-        return None
 
     def commit(self, moves: dict[str, str], folders: Iterable[str]) -> None:
         """Moves files into place: name below the output -> where it is now. What else `folders` held is removed.

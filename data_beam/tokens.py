@@ -3,6 +3,7 @@
 Two passes. The first, unless a tokenizer is given, takes a seeded sample and trains one. The second turns documents
 into records, groups those by shard, and lets one worker write a shard with its packings. Which shard a document goes
 to and where it stands there depend on its id alone, so that the files are the same bytes on one process or a thousand.
+Both passes are phases: a run that was killed between them goes on with the second.
 A shard is sorted in one worker's memory: choose `shards` so that one holds a few hundred megabytes.
 """
 
@@ -15,6 +16,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -25,7 +27,8 @@ from data_beam import progress
 from data_beam.document import DeadLetter, Document
 from data_beam.io import files
 from data_beam.io.documents import read_batches
-from data_beam.output import MANIFEST, Output, make_folder, read_json, write_bytes
+from data_beam.output import Output, read_json, write_bytes
+from data_beam.phases import Job, Phases, TemplateWritten
 from data_beam.runner import run
 from data_beam.select.age import year_of
 from data_beam.shard import Shard, add_packings, write_shard
@@ -68,23 +71,24 @@ def tokenize(config: TokenizeConfig, beam_args: Sequence[str] = (), *, force: bo
             f"output: {output.path} holds tokens of another config or of other documents; "
             f"give another output, or --force to replace them"
         )
-    folder = None if force else output.finished_run()
-    if folder is None:
-        folder = output.new_run()
-        make_folder(FileSystems.join(folder, TOKENIZER))
-        progress.reset()
-        tokenizer = _tokenizer(config, inputs, folder, beam_args)
-        dataset = _header(config, tokenizer, output.fingerprint)
-        run(lambda pipeline: _build(pipeline, config, inputs, folder, dataset), beam_args)
-    else:
-        logger.info("tokenize: an earlier run wrote everything and was stopped; putting its output in place")
-    manifest = read_json(FileSystems.join(folder, MANIFEST))
-    dataset = read_json(FileSystems.join(folder, DATASET))
+    if force:
+        output.discard_staging()
+    progress.reset()
+    phases = Phases(output, beam_args)
+    try:
+        tokenizer = phases.run("tokenizer", partial(_tokenizer, config, inputs))["files"]
+        if not tokenizer:
+            raise UserError(f"documents: {config.documents} hold no document to train a tokenizer on")
+        header = _header(config, read_tokenizer(tokenizer["tokenizer"]), output.fingerprint)
+        written = phases.run("shards", partial(_shards, config, inputs, tokenizer["tokenizer"], header))
+    except TemplateWritten as template:
+        logger.info("tokenize: wrote the template %s; run its job, then the same command for the next", template)
+        return {"template": str(template)}
+    dataset = read_json(written["files"][DATASET])
     if not dataset["shards"]:
         raise UserError(f"documents: {config.documents} hold no document that could be read; {dataset['skipped']}")
-    output.commit(
-        {name: FileSystems.join(folder, *name.split("/")) for name in manifest["files"]}, (*SPLITS, TOKENIZER)
-    )
+    named = {f"{TOKENIZER}/{name}": path for name, path in tokenizer.items() if name != "tokenizer"}
+    output.commit(written["files"] | named, (*SPLITS, TOKENIZER))
     for line in lines(dataset):
         logger.info("%s", line)
     logger.info("tokenize: %s written in %.0f s", output.path, time.monotonic() - started)
@@ -169,31 +173,31 @@ def _finished(config: TokenizeConfig, output: Output, beam_args: Sequence[str]) 
     return read_json(output.join(DATASET))
 
 
-def _tokenizer(config: TokenizeConfig, inputs: list[files.File], folder: str, beam_args: Sequence[str]) -> Tokenizer:
-    """The tokenizer brought along or trained now; in both cases it is in `folder`/tokenizer afterwards."""
-    place = FileSystems.join(folder, TOKENIZER)
+def _tokenizer(config: TokenizeConfig, inputs: list[files.File], root: beam.Pipeline, job: Job) -> None:
+    """The tokenizer brought along, or trained now: its files by name, `tokenizer` the folder they are in."""
     if config.tokenizer.path:
-        tokenizer = read_tokenizer(config.tokenizer.path)
-        for name, content in tokenizer.files.items():
-            write_bytes(FileSystems.join(place, name), content)
-        return tokenizer
+        root | beam.Create([config.tokenizer.path], reshuffle=False) | beam.Map(_copy_tokenizer, job)
+        return
     logger.info("tokenize: training a %s tokenizer of %d", config.tokenizer.algorithm, config.tokenizer.vocab_size)
-
-    def build(pipeline: beam.Pipeline) -> None:
-        (
-            _batches(pipeline, inputs).documents
-            | "Sample" >> beam.CombineGlobally(SmallestSample(config.tokenizer)).without_defaults()
-            | "Train" >> beam.Map(_train, config.tokenizer, FileSystems.join(place, "tokenizer.model"))
-        )
-
-    run(build, beam_args)
-    if not FileSystems.exists(FileSystems.join(place, "tokenizer.model")):
-        raise UserError(f"documents: {config.documents} hold no document to train a tokenizer on")
-    return read_tokenizer(place)
+    (
+        _batches(root, inputs).documents
+        | "Sample" >> beam.CombineGlobally(SmallestSample(config.tokenizer))
+        | "Train" >> beam.Map(_train, config.tokenizer, job)
+    )
 
 
-def _train(texts: list[str], config: TokenizerConfig, path: str) -> None:
-    write_bytes(path, train_tokenizer(texts, config))
+def _copy_tokenizer(path: str, job: Job) -> None:
+    _write_tokenizer(read_tokenizer(path).files, job)
+
+
+def _train(texts: list[str], config: TokenizerConfig, job: Job) -> None:
+    _write_tokenizer({"tokenizer.model": train_tokenizer(texts, config)} if texts else {}, job)
+
+
+def _write_tokenizer(content: dict[str, bytes], job: Job) -> None:
+    for name, data in content.items():
+        write_bytes(job.path(name), data)
+    job.finish(files={name: job.path(name) for name in content} | ({"tokenizer": job.folder} if content else {}))
 
 
 def _batches(pipeline: beam.Pipeline, inputs: list[files.File]) -> Any:
@@ -211,21 +215,26 @@ def _tagged(path: str) -> Iterator[Any]:
         yield beam.pvalue.TaggedOutput("dead", item) if isinstance(item, DeadLetter) else item
 
 
-def _build(
-    pipeline: beam.Pipeline, config: TokenizeConfig, inputs: list[files.File], folder: str, dataset: dict[str, Any]
+def _shards(
+    config: TokenizeConfig,
+    inputs: list[files.File],
+    tokenizer: str,
+    header: dict[str, Any],
+    root: beam.Pipeline,
+    job: Job,
 ) -> None:
-    read = _batches(pipeline, inputs)
+    read = _batches(root, inputs)
     shards = (
         read.documents
-        | "Encode" >> beam.ParDo(Encode(config, FileSystems.join(folder, TOKENIZER)))
+        | "Encode" >> beam.ParDo(Encode(config, tokenizer))
         | "Gather" >> beam.GroupByKey()
-        | "Write" >> beam.Map(write_shard, folder, config.sequence_lengths)
+        | "Write" >> beam.Map(write_shard, job.folder, config.sequence_lengths)
         | beam.combiners.ToList()
     )
     count = read.dead | "CountDead" >> beam.combiners.Count.Globally()
     first = read.dead | "FirstDead" >> beam.combiners.Top.Smallest(SHOWN_FAILURES, key=_where)
     shards | "WriteDataset" >> beam.Map(
-        _write_first, folder, dataset, beam.pvalue.AsSingleton(count), beam.pvalue.AsSingleton(first)
+        _write_first, job, header, beam.pvalue.AsSingleton(count), beam.pvalue.AsSingleton(first)
     )
 
 
@@ -273,14 +282,12 @@ def _header(config: TokenizeConfig, tokenizer: Tokenizer, made_from: str) -> dic
     }
 
 
-def _write_first(shards: list[Shard], folder: str, header: dict[str, Any], dead: int, first: list[DeadLetter]) -> None:
-    """dataset.json and the manifest of a run that has written everything else."""
+def _write_first(shards: list[Shard], job: Job, header: dict[str, Any], dead: int, first: list[DeadLetter]) -> None:
+    """dataset.json, and the manifest of a job that has written everything else."""
     skipped = {"count": dead, "first": [dataclasses.asdict(letter) for letter in first]}
-    _write_dataset(shards, folder, {**header, "skipped": skipped})
-    made = [file["path"] for shard in shards for file in shard.all_files()]
-    tokenizer = [name for name in FILES if FileSystems.exists(FileSystems.join(folder, TOKENIZER, name))]
-    listed = {"files": [DATASET, *(f"{TOKENIZER}/{name}" for name in tokenizer), *made]}
-    write_bytes(FileSystems.join(folder, MANIFEST), json.dumps(listed).encode())
+    _write_dataset(shards, job.folder, {**header, "skipped": skipped})
+    made = [DATASET, *(file["path"] for shard in shards for file in shard.all_files())]
+    job.finish(files={name: job.path(*name.split("/")) for name in made})
 
 
 def _write_dataset(shards: list[Shard], folder: str, header: dict[str, Any]) -> None:

@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from maxllm.summary import say
 
     dataset = tokenize(config, args.rest, force=args.force)
+    if "template" in dataset:
+        return 0
     totals = {
         name: sum(count[name] for sources in dataset["counts"].values() for count in sources.values())
         for name in ("documents", "tokens", "bytes")

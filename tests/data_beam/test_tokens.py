@@ -246,7 +246,7 @@ def test_a_kill_leaves_nothing_half_written_and_the_next_run_finishes(written, s
     command += ["shards=2"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(output.glob(".staging/*/train")) and child.poll() is None and time.monotonic() < deadline:
+    while not list(output.glob(".staging/*/shards-*/train")) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
