@@ -166,9 +166,7 @@ def test_math_500_is_found_in_the_math_test_set_and_gsm8k_is_not(shared_data, tm
     config = ContaminationConfig(
         documents=[str(tmp_path / "corpus")],
         items=ItemsConfig(
-            paths=[
-                str(evals / name) for name in ("math_harness/math_oai.jsonl.gz", "gsm8k/test.jsonl.gz")
-            ],
+            paths=[str(evals / name) for name in ("math_harness/math_oai.jsonl.gz", "gsm8k/test.jsonl.gz")],
             text_keys=["problem", "question"],
         ),
         output=str(tmp_path / "out"),
