@@ -264,3 +264,26 @@ def test_other_thresholds_decide_by_what_was_stored(tmp_path):
     records = read_output(tmp_path / "decided" / "documents")
     assert all("signals" not in record["metadata"] for record in records)
     assert kept(tmp_path / "decided") == kept(tmp_path / "direct")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.slow)])
+def test_every_phase_at_once_is_the_same_on_any_number_of_workers(tmp_path, workers):
+    inputs = small_input(tmp_path / "in", 80)
+    shared = prose(900, 90)
+    more = [{"text": prose(1000 + n) + "\n" + shared, "url": f"http://a.org/{n % 9}?utm_source={n}"} for n in range(20)]
+    write_jsonl(tmp_path / "in" / "more.jsonl", more)
+    sections = {
+        **{name: {"enabled": True} for name in ("pii", "line_dedup", "substring_dedup", "semantic_dedup")},
+        "exact_dedup": {"url": True},
+    }
+
+    def run(name: str, *beam_args: str) -> dict:
+        output = {"path": str(tmp_path / name), "source": "{source}/{language}"}
+        return curate(settings(tmp_path / name, inputs, **sections, output=output), beam_args)
+
+    one, many = run("one"), run("many", "--direct_num_workers", str(workers))
+    assert kept(tmp_path / "one") == kept(tmp_path / "many") and one["reasons"] == many["reasons"]
+    assert one["reasons"]["exact_dedup.url"] == 11 and list(one["sources"]) == ["sea/en"]
+    cuts = [record["metadata"].get("removed_characters", {}) for record in read_output(tmp_path / "one" / "documents")]
+    assert sum(bool(cut) for cut in cuts) == 8  # of the nine that share a passage the oldest keeps it
