@@ -203,11 +203,8 @@ class Filter(beam.PTransform):
             documents = documents | "AsWritten" >> beam.Map(as_written, config)
         more = {}
         if has_decontamination(config):
-            more["contamination"] = (
-                rejected
-                | "RejectedSoFar" >> beam.Flatten()
-                | "Contamination" >> beam.CombineGlobally(SummariseContamination())
-            )
+            # The last stages' rejects: decontamination is among these, and a Flatten of texts would cost memory.
+            more["contamination"] = rejected[-1] | "Contamination" >> beam.CombineGlobally(SummariseContamination())
         return (
             root
             | "Count" >> CountAll(read)

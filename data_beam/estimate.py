@@ -22,13 +22,13 @@ import numpy as np
 import xxhash
 
 from data_beam.child import describe
-from data_beam.curation import as_written, stages_after_extraction, stages_before_extraction, step_of
+from data_beam.curation import Finish, as_written, stages_after_extraction, stages_before_extraction, step_of
 from data_beam.document import DeadLetter, Document, Drop, Rejected
 from data_beam.io import files, source
 from data_beam.output import read_json
 from data_beam.parts import WriteParts, to_line, to_record
 from data_beam.phases import Job
-from data_beam.pipeline import check_paths, check_stages, pass_verdicts
+from data_beam.pipeline import check_paths, check_stages, needs_verdicts, pass_verdicts
 from data_beam.runner import run
 from data_beam.shuffled import count_shuffled, shuffled_bytes
 from data_beam.stages.extract import Extract
@@ -41,6 +41,7 @@ from maxllm.config.prices import PricesConfig
 logger = logging.getLogger("maxllm.progress")
 PIECES = 8  # of an input
 REPLICATES = 400
+FEW = 10  # documents of the run that tells what starting a job costs
 BYTES_PER_TOKEN = 4.0  # English text under a vocabulary of 32,000 to 128,000: 3.8 to 4.6
 
 
@@ -83,8 +84,8 @@ def estimate(
     scale = total_bytes / stored if total_bytes and stored else 1.0
     if total_bytes and not stored:
         raise UserError("--at scales by the size of input files, and these inputs have none; leave it out")
-    draws = np.array([_totals(inputs, columns, np.random.default_rng(n) if n else None) for n in range(REPLICATES)])
-    draws *= scale
+    generators = [None, *map(np.random.default_rng, range(1, REPLICATES))]
+    draws = scale * np.array([_totals(inputs, columns, draw, exact=scale == 1.0) for draw in generators])
     values = {name: _interval(draws[:, place]) for place, name in enumerate(columns)}
     return _result(config, prices, values, later, stored * scale, inputs)
 
@@ -184,19 +185,20 @@ def _outcome(steps: list[tuple[str, Any]], item: Any) -> tuple[Document | Reject
     return document, "", waited
 
 
-def _totals(inputs: list[Sampled], columns: list[str], draw: np.random.Generator | None) -> np.ndarray:
+def _totals(inputs: list[Sampled], columns: list[str], draw: np.random.Generator | None, *, exact: bool) -> np.ndarray:
     """One estimate of every column's total; with a generator, from pieces and documents drawn again."""
     total = np.zeros(len(columns))
     for each in inputs:
         pieces = [piece for piece in each.pieces if piece.documents]
         if not pieces:
             continue
-        whole = len(each.pieces) == each.all_pieces  # all pieces were read: how many documents there are is known
+        # All pieces were read, and stand for nothing else: how many documents there are is known.
+        whole = exact and len(each.pieces) == each.all_pieces
         chosen = pieces if draw is None or whole else [pieces[n] for n in draw.integers(0, len(pieces), len(pieces))]
         weight, sums = 0.0, np.zeros(len(columns))
         for piece in chosen:
             rows = piece.rows
-            if draw is not None and len(rows) < piece.documents:
+            if draw is not None and (len(rows) < piece.documents or not exact):
                 rows = rows[draw.integers(0, len(rows), len(rows))]
             weight += piece.weight
             sums += rows.mean(0) * piece.documents
@@ -212,9 +214,29 @@ def _interval(values: np.ndarray) -> list[float]:
 
 
 def _later(config: CurateConfig, outcomes: list[Any]) -> dict[str, Any]:
-    """The phases after the first, run on the sample's survivors: their time, what they shuffle, what they drop."""
+    """The phases after the first, run on the sample's survivors: their time, what they shuffle, what they drop.
+
+    A job costs some time before its first document; a run over a few documents tells how much, and is taken off.
+    """
     survivors = [outcome for outcome in outcomes if isinstance(outcome, Document)]
     found: dict[str, Any] = {"documents": len(survivors), "phases": {}, "compression": 0.3}
+    if not survivors:
+        return found
+    few = survivors[:FEW] if len(survivors) > 10 * FEW else []
+    start = _run_later(config, few) if few else {"phases": {}}
+    whole = _run_later(config, survivors)
+    for name, (seconds, shuffled) in whole.pop("phases").items():
+        before = start["phases"].get(name, (0.0, 0))
+        more = len(survivors) - len(few)
+        found["phases"][name] = {
+            "seconds_per_document": max(0.0, seconds - before[0]) / more,
+            "shuffled_bytes_per_document": max(0, shuffled - before[1]) / more,
+        }
+    return found | whole
+
+
+def _run_later(config: CurateConfig, survivors: list[Document]) -> dict[str, Any]:
+    phases: dict[str, tuple[float, int]] = {}  # CPU seconds, bytes shuffled
     with tempfile.TemporaryDirectory(prefix="maxllm-estimate-") as folder:
         writer = WriteParts(folder, "jsonl.zst")
         writer.start_bundle()
@@ -223,9 +245,6 @@ def _later(config: CurateConfig, outcomes: list[Any]) -> dict[str, Any]:
             list(writer.process(document))
             lines += len(to_line(to_record(as_written(document, config))))
         paths = [windowed.value[0] for windowed in writer.finish_bundle()]
-        if survivors:
-            found["compression"] = files.matching(paths)[0].size / lines
-            found["line_bytes"] = lines / sum(len(each.text.encode("utf-8", "replace")) for each in survivors)
         parts = [Part(number, path) for number, path in enumerate(paths)]
 
         def measured(name: str, build: Any) -> dict[str, Any]:
@@ -233,18 +252,20 @@ def _later(config: CurateConfig, outcomes: list[Any]) -> dict[str, Any]:
             os.mkdir(job.folder)
             started = time.process_time()
             result = run(partial(_counted, build, job))
-            found["phases"][name] = {
-                "seconds_per_document": (time.process_time() - started) / len(survivors),
-                "shuffled_bytes_per_document": shuffled_bytes(result) / len(survivors),
-            }
+            phases[name] = (time.process_time() - started, shuffled_bytes(result))
             return read_json(job.manifest)
 
-        if survivors:
-            apart = config.model_copy(update={"dedup_index": DedupIndexConfig()})  # the sample is no set to remember
+        apart = config.model_copy(update={"dedup_index": DedupIndexConfig()})  # the sample is no set to remember
+        if needs_verdicts(config):
             parts = pass_verdicts(apart, parts, measured)
+            measured("write", lambda root, job: root | Finish(config, parts, job))
         dropped = [each for part in parts for each in ReadParts(outcomes=True).process(part)]
-        found["dropped"] = sum(isinstance(each, Rejected) for each in dropped)
-    return found
+        return {
+            "phases": phases,
+            "compression": files.matching(paths)[0].size / lines,
+            "line_bytes": lines / max(1, sum(len(each.text.encode("utf-8", "replace")) for each in survivors)),
+            "dropped": sum(isinstance(each, Rejected) for each in dropped),
+        }
 
 
 def _counted(build: Any, job: Job, root: beam.Pipeline) -> None:

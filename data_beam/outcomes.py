@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from data_beam.document import DeadLetter, Document, Rejected
 from data_beam.parts import BETWEEN, WriteParts
 from data_beam.phases import Job
-from data_beam.report.summary import Summarise
+from data_beam.report.summary import MergeSummaries, SummarisePart
 
 REJECTED, DEAD = "rejected", "dead"
 
@@ -38,14 +38,22 @@ def in_global_window(item: Any) -> Any:
 
 
 class CountAll(beam.PTransform):
-    """How many there are, in several collections together."""
+    """How many there are, in several collections together.
+
+    Each is counted by itself and the counts are added: Beam's local runner holds in memory all that is flattened.
+    """
 
     def __init__(self, collections: list[beam.PCollection]) -> None:
         super().__init__()
         self.collections = collections
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
-        return self.collections | beam.Flatten() | beam.combiners.Count.Globally()
+        counting = beam.combiners.CountCombineFn()
+        counts = [
+            each | f"Count {number}" >> beam.CombineGlobally(counting).without_defaults()
+            for number, each in enumerate(self.collections)
+        ]
+        return counts | beam.Flatten() | "Add" >> beam.CombineGlobally(sum)
 
 
 class WriteOutcomes(beam.PTransform):
@@ -66,22 +74,18 @@ class WriteOutcomes(beam.PTransform):
         self.more = more or {}  # single values for the manifest
 
     def expand(self, read: beam.PCollection[int]) -> beam.PCollection:
-        flat = {name: each | f"All {name}" >> beam.Flatten() for name, each in self.folders.items()}
-        written = {
-            name: beam.pvalue.AsList(
-                outcomes
-                | f"Write {name}"
-                >> beam.ParDo(
-                    WriteParts(self.job.path(name), self.format if name in ("documents", "copies") else BETWEEN)
-                )
-            )
-            for name, outcomes in flat.items()
-        }
-        summary = (
-            [flat[name] for name in self.counted]
-            | "Outcomes" >> beam.Flatten()
-            | "Summarise" >> beam.CombineGlobally(Summarise(self.masked))
-        )
+        # As in CountAll, what is flattened is what has become of the documents, never the documents.
+        written, summaries = {}, []
+        for name, collections in self.folders.items():
+            format = self.format if name in ("documents", "copies") else BETWEEN
+            files = []
+            for number, each in enumerate(collections):
+                files.append(each | f"Write {name} {number}" >> beam.ParDo(WriteParts(self.job.path(name), format)))
+                if name in self.counted:
+                    partial = beam.CombineGlobally(SummarisePart(self.masked)).without_defaults()
+                    summaries.append(each | f"Summarise {name} {number}" >> partial)
+            written[name] = beam.pvalue.AsList(files | f"Files {name}" >> beam.Flatten())
+        summary = summaries | "Summaries" >> beam.Flatten() | "Summarise" >> beam.CombineGlobally(MergeSummaries())
         more = {name: beam.pvalue.AsSingleton(value) for name, value in self.more.items()}
         return read | "Finish" >> beam.Map(
             _finish,

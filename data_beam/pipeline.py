@@ -85,7 +85,7 @@ def contamination(config: CurateConfig, manifest: dict[str, Any]) -> dict[str, A
 def run_phases(config: CurateConfig, phases: Phases) -> list[dict[str, Any]]:
     """Every phase the config asks for, in order. The manifests of those that end documents' ways: first and last."""
     check_stages(config)
-    only = not (has_duplicates(config) or any(make(config) for make in VERDICTS.values()))
+    only = not needs_verdicts(config)
     first = phases.run("filter", lambda root, job: root | "Filter" >> Filter(config, job, only=only))
     if only:
         return [first]
@@ -103,6 +103,11 @@ def pass_verdicts(config: CurateConfig, parts: list[Part], run: RunPhase) -> lis
         if steps := make(config):
             parts = with_verdicts(parts, run(name, partial(verdicts, parts, steps)))
     return parts
+
+
+def needs_verdicts(config: CurateConfig) -> bool:
+    """Whether anything is asked for that must see more than one document."""
+    return has_duplicates(config) or any(make(config) for make in VERDICTS.values())
 
 
 def has_duplicates(config: CurateConfig) -> bool:

@@ -96,6 +96,20 @@ class Summarise(beam.CombineFn):
         return output
 
 
+class SummarisePart(Summarise):
+    """Of one collection among several: the accumulator itself, for `MergeSummaries`."""
+
+    def extract_output(self, accumulator: Accumulator) -> Accumulator:
+        return accumulator
+
+
+class MergeSummaries(Summarise):
+    """Accumulators -> what `Summarise` says of everything that went into them."""
+
+    def add_input(self, accumulator: Accumulator, part: Accumulator) -> Accumulator:
+        return self.merge_accumulators([accumulator, part])
+
+
 def _sample(accumulator: Accumulator, reason: str, key: str, sample: dict[str, Any]) -> None:
     """Keeps the samples whose key hashes lowest: the same ones whatever the order."""
     ranked = accumulator["samples"].setdefault(reason, [])
