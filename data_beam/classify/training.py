@@ -288,7 +288,9 @@ def fit(file: str, config: FastTextConfig, epochs: int, seed: int) -> bytes:
     try:
         import floret
     except ImportError:
-        raise UserError("training needs floret; install maxllm[classifier] on Python 3.11 or 3.12 (using a model does not)") from None
+        raise UserError(
+            "training needs floret; install maxllm[classifier], on Python 3.11 or 3.12 (using a model does not)"
+        ) from None
     shortest, longest = config.characters or (0, 0)
     try:
         model = floret.train_supervised(
