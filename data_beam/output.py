@@ -8,6 +8,7 @@ config goes on; killed while moving, it finishes the moves. Renames may be copie
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from maxllm.config.errors import UserError
+
+logger = logging.getLogger("maxllm.progress")
 STAGING = ".staging"
 SUCCESS = "_SUCCESS"
 
@@ -64,6 +68,28 @@ class Output:
         """The fingerprint of the run whose results are here, whole; None when there are none."""
         success = read_json(self.join(SUCCESS))
         return success["fingerprint"] if success else None
+
+    def is_done(self, verb: str, force: bool) -> bool:
+        """Whether the results are here already, of this config and inputs. With `force` never, and a run begins anew.
+
+        Raises UserError when another run's results would have to go.
+        """
+        if force:
+            self.discard_staging()
+            return False
+        finished = self.finished()
+        if finished and finished != self.fingerprint:
+            raise UserError(
+                f"{self.path} holds the finished output of another config or other inputs; "
+                f"give another output, or --force to replace it"
+            )
+        if finished:
+            logger.info(
+                "%s: %s is finished, from the same config and inputs: nothing to do again (--force does it anew)",
+                verb,
+                self.path,
+            )
+        return finished is not None
 
     def new_run(self) -> str:
         """A staging folder that no other run, dead or alive, writes to."""

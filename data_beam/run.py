@@ -20,7 +20,6 @@ from data_beam.report.build import lines, make_report
 from data_beam.report.html import render
 from data_beam.report.summary import assert_conserved, merged
 from maxllm.config.curate import OutputConfig
-from maxllm.config.errors import UserError
 
 logger = logging.getLogger("maxllm.progress")
 FOLDERS = ("documents", "rejected", "dead")
@@ -48,19 +47,8 @@ def run_to_documents(
     """
     started = time.monotonic()
     output = Output(target.path, fingerprint)
-    finished = output.finished()
-    if finished == fingerprint and not force:
-        logger.info(
-            "%s: %s is finished and the config is the same: nothing to do (--force does it again)", verb, output.path
-        )
+    if output.is_done(verb, force):
         return read_json(output.join("report.json"))
-    if finished and not force:
-        raise UserError(
-            f"output.path: {output.path} holds the finished output of another config or other inputs; "
-            f"give another output.path, or --force to replace it"
-        )
-    if force:
-        output.discard_staging()
     progress.reset()
     done = Phases(output, beam_args)
     try:

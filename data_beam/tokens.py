@@ -63,16 +63,8 @@ def tokenize(config: TokenizeConfig, beam_args: Sequence[str] = (), *, force: bo
     started = time.monotonic()
     inputs = _inputs(config)
     output = Output(config.output, fingerprint(config, inputs))
-    finished = output.finished()
-    if finished == output.fingerprint and not force:
+    if output.is_done("tokenize", force):
         return _finished(config, output, beam_args)
-    if finished and not force:
-        raise UserError(
-            f"output: {output.path} holds tokens of another config or of other documents; "
-            f"give another output, or --force to replace them"
-        )
-    if force:
-        output.discard_staging()
     progress.reset()
     phases = Phases(output, beam_args)
     try:
@@ -149,13 +141,9 @@ def _finished(config: TokenizeConfig, output: Output, beam_args: Sequence[str]) 
     dataset = read_json(output.join(DATASET))
     missing = sorted(set(config.sequence_lengths) - set(dataset["sequence_lengths"]))
     if not missing:
-        logger.info(
-            "tokenize: %s is finished, from the same documents and config: nothing to do (--force does it again)",
-            output.path,
-        )
         return dataset
     shards = [Shard(**shard) for shard in dataset["shards"]]
-    logger.info("tokenize: %s is finished; planning sequences of %s", output.path, missing)
+    logger.info("tokenize: %s lacks a packing; planning sequences of %s", output.path, missing)
     lengths = sorted({*dataset["sequence_lengths"], *missing})
 
     def build(pipeline: beam.Pipeline) -> None:

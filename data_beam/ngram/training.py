@@ -47,19 +47,8 @@ def train(config: NgramConfig, beam_args: Sequence[str] = (), *, force: bool = F
     started = time.monotonic()
     inputs = _inputs(config)
     output = Output(config.output, fingerprint(config, inputs))
-    finished = output.finished()
-    if finished == output.fingerprint and not force:
-        logger.info(
-            "ngram: %s is finished, from the same documents: nothing to do (--force does it again)", output.path
-        )
+    if output.is_done("ngram", force):
         return read_json(output.join(DESCRIPTION))
-    if finished and not force:
-        raise UserError(
-            f"output: {output.path} holds a model of another config or of other documents; "
-            f"give another output, or --force to replace it"
-        )
-    if force:
-        output.discard_staging()
     progress.reset()
     phases = Phases(output, beam_args)
     preparation, brought = _bring_tokenizer(config, phases.folder)

@@ -62,7 +62,7 @@ def test_a_finished_model_is_left_and_another_configs_is_not_overwritten(finishe
     before = (finished / "model.arpa").stat().st_mtime_ns
     assert train(config_of(source, finished))["order"] == 2
     assert "nothing to do" in caplog.text and (finished / "model.arpa").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="another config or of other documents.*--force"):
+    with pytest.raises(UserError, match="another config or other inputs.*--force"):
         train(config_of(source, finished, order=3))
 
 
