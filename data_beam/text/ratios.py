@@ -6,6 +6,7 @@ Counts are whole numbers, so that what is stored is short and a ratio of stored 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +24,7 @@ LINE_COUNTS = (
 )
 
 
-class Ratios:
+class Ratios(ABC):
     """Counts are attributes; what is a fraction of nothing is 0."""
 
     characters: int  # of the text, white space included
@@ -54,15 +55,15 @@ class Ratios:
     white_space_characters: int
     bracket_characters: int
 
+    @abstractmethod
     def short_lines(self, length: int) -> int:
         """Lines of up to `length` characters."""
-        raise NotImplementedError
 
-    def top_ngram_characters(self, n: int) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def top_ngram_characters(self, n: int) -> int: ...
 
-    def duplicate_ngram_characters(self, n: int) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def duplicate_ngram_characters(self, n: int) -> int: ...
 
     # Of words
 
