@@ -50,7 +50,7 @@ def make_model(folder: Path, shape: str, vocab_size: int = 4096) -> Path:
     import sentencepiece
     from flax import nnx
 
-    from maxllm.config.train import ModelConfig
+    from maxllm.config.model import ModelConfig
     from maxllm.convert import hf
     from maxllm.models import Decoder
     from maxllm.tokenizer import Tokenizer

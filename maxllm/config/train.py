@@ -6,41 +6,10 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
+from maxllm.config.parallel import MeshConfig, PipelineConfig
 from maxllm.config.section import Section
-
-
-class ModelConfig(Section):
-    """A decoder's shape. The names are the papers'; `maxllm/convert` maps them to Hugging Face's."""
-
-    family: Literal["llama"] = "llama"
-    vocab_size: PositiveInt = 32000
-    hidden_size: PositiveInt = 256
-    intermediate_size: PositiveInt = 704
-    num_layers: PositiveInt = 4
-    num_heads: PositiveInt = 8
-    num_kv_heads: PositiveInt = 8
-    head_dim: PositiveInt | None = Field(None, description="hidden_size / num_heads when absent")
-    max_positions: PositiveInt = 2048
-    rope_theta: float = Field(10000.0, gt=0)
-    norm_eps: float = Field(1e-5, gt=0)
-    tie_embeddings: bool = False
-    init_std: float = Field(0.02, gt=0, description="standard deviation of the normal initialiser")
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_heads
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; set head_dim"
-            )
-        if self.head_size % 2:
-            raise ValueError(f"head_dim {self.head_size} is odd; rotary positions need pairs")
-        return self
 
 
 class SourceConfig(Section):
@@ -126,37 +95,6 @@ class ScheduleConfig(Section):
     final_ratio: float = Field(0.1, ge=0, le=1, description="last learning rate / peak learning rate")
 
 
-class MeshConfig(Section):
-    """Devices along each axis; one axis may be -1: whatever is left."""
-
-    data: int = Field(1, ge=-1)
-    fsdp: int = Field(-1, ge=-1)
-    tensor: int = Field(1, ge=-1)
-
-    @model_validator(mode="after")
-    def _one_fill(self) -> MeshConfig:
-        axes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
-        if 0 in axes.values():
-            raise ValueError("an axis of 0 devices; use 1 to leave an axis out, -1 to give it what is left")
-        if list(axes.values()).count(-1) > 1:
-            raise ValueError("more than one axis is -1; only one can take what is left")
-        return self
-
-
-class ComputeConfig(Section):
-    """How a step is computed. None of it changes what is computed, beyond rounding."""
-
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="activations and matmuls")
-    remat: Literal["none", "full", "dots", "attention"] = Field(
-        "none",
-        description="recomputed backward: nothing, all but matrix products (dots), all but attention, the whole layer",
-    )
-    attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn"] = Field(
-        "auto", description="mapped: a head at a time, for CPUs; cudnn: only without packing; auto says what it chose"
-    )
-    loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")
-
-
 class LoopConfig(Section):
     """The section `train`: how long, how often, where."""
 
@@ -190,6 +128,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     mesh: MeshConfig = MeshConfig()
+    pipeline: PipelineConfig = PipelineConfig()
     compute: ComputeConfig = ComputeConfig()
     train: LoopConfig = LoopConfig()
     mesh_rules: list[MeshRule] = Field(default_factory=list, description="the first that matches the devices applies")

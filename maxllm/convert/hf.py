@@ -16,8 +16,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
-from maxllm.config.train import ComputeConfig, ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.convert import llama, llama_config
 from maxllm.convert.safetensors_io import TensorFolder, write_folder
 from maxllm.models import Decoder, abstract

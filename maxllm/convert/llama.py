@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maxllm.config.train import ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.convert.safetensors_io import TensorFolder
 
 # Ours: (theirs, how many leading axes of our kernel are inputs; 0 where the layout is the same).

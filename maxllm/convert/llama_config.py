@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from maxllm.config.errors import UserError
-from maxllm.config.train import ModelConfig
+from maxllm.config.model import ModelConfig
 
 REQUIRED = {
     "vocab_size": "vocab_size",

@@ -20,7 +20,7 @@ import yaml
 from maxllm import __version__
 from maxllm.config.errors import UserError
 from maxllm.config.evaluate import EvalConfig
-from maxllm.config.train import ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.eval import lm_eval_tasks, tables
 from maxllm.eval.answers import Answers
 from maxllm.eval.held_out import score_dataset

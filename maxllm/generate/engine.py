@@ -25,8 +25,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maxllm.config.errors import UserError
+from maxllm.config.model import ModelConfig
 from maxllm.config.serve import EngineConfig
-from maxllm.config.train import ModelConfig
 from maxllm.generate import steps
 from maxllm.generate.programs import Programs
 from maxllm.generate.result import ResultTokens

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from maxllm.config.train import ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.generate.result import LOGPROB_COLUMNS, ResultTokens
 from maxllm.generate.sampling import Array, RowSampling, sample, token_logprobs
 from maxllm.models.decoder import Decoder, KVCache

@@ -8,7 +8,8 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from maxllm.config.train import ComputeConfig, ModelConfig
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
 from maxllm.models.decoder import Decoder
 from maxllm.parallel.rules import shardings
 

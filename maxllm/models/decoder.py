@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from maxllm.config.train import ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.models.attention import Attention
 from maxllm.models.linear import Embedding, Linear
 from maxllm.models.mlp import SwiGLU
@@ -113,18 +113,24 @@ class Decoder(nnx.Module):
         one segment. `positions` count from 0 within each segment.
         """
         by = rotation(positions, self.config.head_size, self.config.rope_theta)
-        structure, parameters = nnx.split(self.layers)
+        return self.norm(self.through(nnx.state(self.layers), self.begin(tokens), by, segment_ids))
+
+    def begin(self, tokens: jax.Array) -> jax.Array:
+        """What the first layer sees: `[batch, length, embed]` of the compute dtype."""
+        return constrain(self.embed(tokens, self.dtype), "batch", "sequence", None)
+
+    def through(self, layers: nnx.State, x: jax.Array, by: Rotation, segment_ids: jax.Array | None) -> jax.Array:
+        """`x` after the given layers: this model's, or a stretch of them (a pipeline's stage), axis `layers` first."""
+        structure, _ = nnx.split(self.layers)
 
         def layer(x: jax.Array, parameters: nnx.State) -> tuple[jax.Array, None]:
             block = nnx.merge(structure, parameters)
-            return constrain(block(x, by, segment_ids), "batch", "length", None), None
+            return constrain(block(x, by, segment_ids), "batch", "sequence", None), None
 
         if self.remat != "none":
             # Within a scan there is nothing for common-subexpression elimination to undo.
             layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=False)
-        x = constrain(self.embed(tokens, self.dtype), "batch", "length", None)
-        x, _ = jax.lax.scan(layer, x, parameters)
-        return self.norm(x)
+        return jax.lax.scan(layer, x, layers)[0]
 
     def extend(
         self, tokens: jax.Array, positions: jax.Array, cache: KVCache, window: int | None = None

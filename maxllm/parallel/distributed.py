@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from rich.table import Table
 
 from maxllm.config.errors import UserError
-from maxllm.parallel.rules import spec
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -148,41 +147,10 @@ def _vfio_tpu() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-# What this process sees ---------------------------------------------------------------------------
-
-
-class Feed(NamedTuple):
-    """The share `index` of `count` of every batch's rows."""
-
-    index: int
-    count: int
-
-
-def feed_of(mesh: Mesh, batch_size: int) -> Feed:
-    """Which rows of a `[batch_size, length]` batch this process's devices hold.
-
-    Processes that hold the same rows (where `tensor` spans hosts) get the same feed.
-    Raises UserError where the rows are not one even stretch.
-    """
-    sharding = NamedSharding(mesh, spec(("batch", "length")))
-    try:
-        slices = sharding.addressable_devices_indices_map((batch_size, 1)).values()
-    except ValueError:
-        parts = mesh.shape["data"] * mesh.shape["fsdp"]
-        raise UserError(f"data.batch_size {batch_size} is not divisible by mesh.data x mesh.fsdp = {parts}") from None
-    rows = sorted({row for index in slices for row in range(*index[0].indices(batch_size))})
-    count, start = batch_size // len(rows), rows[0]
-    if rows != list(range(start, start + len(rows))) or count * len(rows) != batch_size or start % len(rows):
-        raise UserError(
-            f"mesh {dict(mesh.shape)}: the devices of process {jax.process_index()} do not hold one stretch of the "
-            "batch; let data x fsdp be a multiple of the number of processes"
-        )
-    return Feed(start // len(rows), count)
-
-
 def device_table(mesh: Mesh) -> Table:
     """One row for each kind of device: how many, in how many processes, with how much memory each."""
-    table = Table(title=f"mesh {' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())}")
+    axes = [f"{axis}={size}" for axis, size in mesh.shape.items() if size != 1]
+    table = Table(title=f"mesh {' x '.join(axes) or 'of one device'}")
     for column in ("devices", "kind", "platform", "processes", "memory each"):
         table.add_column(column)
     groups: dict[tuple[str, str], list[Any]] = {}

@@ -11,39 +11,51 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maxllm.config.errors import UserError
-from maxllm.config.train import MeshConfig, ModelConfig
+from maxllm.config.model import ModelConfig
+from maxllm.config.parallel import MeshConfig
 
-# Parameters are split over fsdp along `embed` and over tensor along heads, mlp and vocab; activations over
-# (data, fsdp) along `batch`. None: whole on every device. Norm weights are too small to be worth gathering.
+# None: whole on every device. A parameter is split along `embed` over every axis whose devices would hold the same
+# numbers otherwise, but for `data`: that one is for copies. An expert's matrices are split over `expert` already.
+# The vocabulary is split over the stages too: the head's work comes between stages, and all of them share it.
 RULES: dict[str | None, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "length": None,
-    "embed": "fsdp",
+    "batch": ("data", "fsdp", "expert"),
+    "length": "context",
+    "sequence": ("context", "tensor"),  # the length between blocks, where nothing else is split over tensor
+    "embed": ("fsdp", "expert", "context"),
+    "expert_embed": ("fsdp", "context"),
+    "experts": "expert",
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
-    "vocab": "tensor",
-    "norm": None,
-    "layers": None,
+    "vocab": ("tensor", "stage"),
+    "norm": None,  # too small to be worth gathering
+    "layers": "stage",
     None: None,
 }
+# Parameters where only gradients and moments are split (ZeRO 1 and 2, Rajbhandari et al. 2020).
+WHOLE = RULES | {"embed": None, "expert_embed": None}
 
 
-def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+def spec(axes: tuple[str | None, ...], rules: Any = RULES) -> PartitionSpec:
     """The mesh axes of an array whose dimensions are the logical `axes`."""
-    return PartitionSpec(*(RULES[axis] for axis in axes))
+    return PartitionSpec(*(rules[axis] for axis in axes))
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh, rules: Any = RULES) -> Any:
     """One NamedSharding per leaf: by `axes` where a leaf is an `nnx.Variable` that names them, else replicated."""
 
     def sharding(leaf: Any) -> Any:
         if isinstance(leaf, nnx.Variable):
-            return leaf.replace(NamedSharding(mesh, spec(leaf.get_metadata().get("axes", ()))))
+            return leaf.replace(NamedSharding(mesh, spec(leaf.get_metadata().get("axes", ()), rules)))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(sharding, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def pin(tree: Any, mesh: Mesh, rules: Any = RULES) -> Any:
+    """`tree` laid out by `shardings`, inside a compiled function: the compiler would otherwise choose."""
+    return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh, rules))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -58,33 +70,37 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, layout(mesh, x.shape, axes))
 
 
-def check_layout(model: ModelConfig, mesh: Mesh | MeshConfig, micro_batch_size: int | None = None) -> None:
+def check_layout(
+    model: ModelConfig, mesh: Mesh | MeshConfig, micro_batch_size: int | None = None, length: int | None = None
+) -> None:
     """Refuses, in one sentence, a mesh that cannot hold this model or split this batch evenly. Raises UserError.
 
     Axes that are -1 in a MeshConfig are not known yet and are not checked; check the mesh itself once it exists.
     """
-    if isinstance(mesh, Mesh):
-        sizes = dict(mesh.shape)
-    else:
-        sizes = {axis: getattr(mesh, axis) for axis in ("data", "fsdp", "tensor")}
+    sizes = dict(mesh.shape) if isinstance(mesh, Mesh) else mesh.sizes
     dimensions = {
         "model.num_heads": (model.num_heads, "heads"),
         "model.num_kv_heads": (model.num_kv_heads, "kv_heads"),
         "model.intermediate_size": (model.intermediate_size, "mlp"),
         "model.vocab_size": (model.vocab_size, "vocab"),
         "model.hidden_size": (model.hidden_size, "embed"),
+        "model.num_layers": (model.num_layers, "layers"),
     }
     if micro_batch_size is not None:
         dimensions["data.batch_size / train.accumulation_steps"] = (micro_batch_size, "batch")
     for setting, (size, axis) in dimensions.items():
-        names = mesh_axes(RULES[axis])
-        parts = [sizes[name] for name in names]
-        if -1 not in parts and size % math.prod(parts):
+        names = [name for name in mesh_axes(RULES[axis]) if sizes[name] != 1]
+        parts = math.prod(sizes[name] for name in names)
+        if parts > 0 and size % parts:
             product = " x ".join(f"mesh.{name}" for name in names)
             raise UserError(
-                f"{setting} {size} is not divisible by {product} = {math.prod(parts)}; "
-                f"choose {product} among its divisors"
+                f"{setting} {size} is not divisible by {product} = {parts}; choose {product} among its divisors"
             )
+    if length is not None and sizes["context"] > 1 and length % (2 * sizes["context"]):
+        raise UserError(
+            f"data.sequence_length {length} is not divisible by 2 x mesh.context = {2 * sizes['context']}; every "
+            "device takes one stretch from a row's beginning and one from its end"
+        )
 
 
 def on_each_device(

@@ -31,8 +31,9 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
-from maxllm.config.train import ComputeConfig, ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.convert import hf
 from maxllm.models.create import abstract as abstract_model
 from maxllm.models.decoder import Decoder

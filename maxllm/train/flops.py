@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maxllm.config.train import ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.models import count_parameters
 
 

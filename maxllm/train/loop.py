@@ -36,7 +36,7 @@ from maxllm.objectives import causal_lm
 from maxllm.objectives import doremi as objective_doremi
 from maxllm.optim import make_optimizer, make_schedule
 from maxllm.parallel import compilation_cache, distributed
-from maxllm.parallel.mesh import make_mesh, place_batch
+from maxllm.parallel.mesh import feed_of, make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
 from maxllm.tokenizer import Tokenizer
 from maxllm.train import doremi
@@ -84,7 +84,12 @@ class _Run:
         self.prints = run_folder.fingerprints(config, self.tokenizer)
         self.display = Display(self.loop.steps, quiet=not self.first)
         self.mesh = make_mesh(config.mesh)
-        check_layout(config.model, self.mesh, config.data.batch_size // self.loop.accumulation_steps)
+        check_layout(
+            config.model,
+            self.mesh,
+            config.data.batch_size // self.loop.accumulation_steps,
+            config.data.sequence_length,
+        )
         self.data = doremi.uniform(config.data) if config.objective.name == "doremi" else config.data
         self.loader = self._loader("train")
         self.reference = None
@@ -113,7 +118,7 @@ class _Run:
         self.last: Record = {}
 
     def _loader(self, split: str) -> Loader:
-        index, count = distributed.feed_of(self.mesh, self.config.data.batch_size)
+        index, count = feed_of(self.mesh, self.config.data.batch_size)
         return Loader(
             self.data,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
@@ -131,21 +136,29 @@ class _Run:
             )
             frozen = self.reference.parameters
         return make_train_step(
-            self.structure, objective, optimizer, self.mesh, accumulation_steps=count, adapt=adapt, frozen=frozen
+            self.structure,
+            objective,
+            optimizer,
+            self.mesh,
+            accumulation_steps=count,
+            zero=self.config.mesh.zero,
+            pipeline=self.config.pipeline,
+            adapt=adapt,
+            frozen=frozen,
         )
 
     def _begin(self, optimizer: Any) -> tuple[nnx.GraphDef, TrainState]:
         """The state to go on from, made or restored where it will live."""
         structure, shapes = abstract_model(self.config.model, self.config.compute)
         own = objective_doremi.initial(len(self.loader.names)) if self.reference else ()
-        target = abstract_state(shapes, optimizer, self.mesh, own)
+        target = abstract_state(shapes, optimizer, self.mesh, own, zero=self.config.mesh.zero)
         restored = self.checkpoints.restore(_trees(target))
         if restored is None:
             if self.loop.init_from:
                 model = nnx.merge(structure, self._given_parameters(self.loop.init_from))
             else:
                 model = create(self.config.model, self.config.compute, self.mesh, self.loop.seed)
-            return create_state(model, optimizer, self.mesh, own)
+            return create_state(model, optimizer, self.mesh, own, zero=self.config.mesh.zero)
         step = jax.device_put(np.int32(restored.step), target.step.sharding)
         self.display.say(f"going on from the checkpoint of step {restored.step} in {self.checkpoints.folder}")
         return structure, TrainState(step, **restored.trees)

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from maxllm.config.errors import UserError
+from maxllm.config.parallel import MeshConfig
 from maxllm.config.serve import PortsConfig, ServeConfig
-from maxllm.config.train import MeshConfig
 from maxllm.generate.engine import Engine
 from maxllm.generate.scheduler import Scheduler
 from maxllm.parallel import compilation_cache

@@ -68,7 +68,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     import jax.numpy as jnp
 
-    from maxllm.config.train import ComputeConfig, ModelConfig
+    from maxllm.config.compute import ComputeConfig
+    from maxllm.config.model import ModelConfig
     from maxllm.convert import hf
     from maxllm.models import create
     from maxllm.parallel.mesh import single_device_mesh

@@ -14,9 +14,10 @@ from flax import nnx
 from data_beam.tokenizer_training import train_tokenizer
 from maxllm.cli.import_ import import_folder
 from maxllm.cli.main import main
+from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
+from maxllm.config.model import ModelConfig
 from maxllm.config.tokenize import TokenizerConfig
-from maxllm.config.train import ComputeConfig, ModelConfig
 from maxllm.convert import hf
 from maxllm.models import Decoder, create
 from maxllm.parallel.mesh import single_device_mesh

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from maxllm.config.errors import UserError
-from maxllm.config.train import MeshConfig
+from maxllm.config.parallel import MeshConfig
 from maxllm.convert import hf, llama
 from maxllm.convert.safetensors_io import TensorFolder, write_folder
 from maxllm.parallel.mesh import make_mesh

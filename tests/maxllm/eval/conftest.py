@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_beam.tokenizer_training import train_tokenizer
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
 from maxllm.config.tokenize import TokenizerConfig
-from maxllm.config.train import ComputeConfig, ModelConfig
 from maxllm.models import Decoder, create
 from maxllm.parallel.mesh import single_device_mesh
 from maxllm.tokenizer import Tokenizer

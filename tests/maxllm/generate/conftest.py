@@ -11,8 +11,8 @@ import pytest
 import sentencepiece
 from flax import nnx
 
+from maxllm.config.model import ModelConfig
 from maxllm.config.serve import EngineConfig, SchedulerConfig
-from maxllm.config.train import ModelConfig
 from maxllm.generate.engine import Engine
 from maxllm.generate.scheduler import Scheduler
 from maxllm.models import Decoder

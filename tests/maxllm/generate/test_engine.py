@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
+from maxllm.config.parallel import MeshConfig
 from maxllm.config.serve import EngineConfig
-from maxllm.config.train import ComputeConfig, MeshConfig
 from maxllm.generate.engine import Engine
 from maxllm.generate.request import SamplingParams
 from maxllm.generate.result import unpack_logprobs

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxllm.config.train import MeshConfig
+from maxllm.config.parallel import MeshConfig
 from maxllm.kernels.cross_entropy import cross_entropy, token_cross_entropy
 from maxllm.parallel.mesh import make_mesh
 

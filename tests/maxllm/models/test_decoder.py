@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maxllm.config.train import ComputeConfig, MeshConfig, ModelConfig
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
+from maxllm.config.parallel import MeshConfig
 from maxllm.models import KVCache, abstract, count_parameters, create
 from maxllm.models.decoder import REMAT
 from maxllm.parallel.mesh import make_mesh, single_device_mesh

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from maxllm.batch import Batch
-from maxllm.config.train import ComputeConfig, ModelConfig
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
 from maxllm.models import create
 from maxllm.objectives import Weighted, causal_lm
 from maxllm.parallel.mesh import single_device_mesh

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from maxllm.batch import Batch
-from maxllm.config.train import ComputeConfig, ModelConfig
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
 from maxllm.models import create
 from maxllm.objectives import doremi
 from maxllm.objectives.weighted import Weighted

@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from maxllm.config.train import ModelConfig, OptimizerConfig, ScheduleConfig
+from maxllm.config.model import ModelConfig
+from maxllm.config.train import OptimizerConfig, ScheduleConfig
 from maxllm.models import abstract
 from maxllm.optim import make_optimizer, make_schedule
 from maxllm.optim.optimizers import decays

@@ -21,9 +21,10 @@ import yaml
 
 from maxllm.config import resolve
 from maxllm.config.errors import UserError
-from maxllm.config.train import MeshConfig, TrainConfig
-from maxllm.parallel.distributed import Feed, Job, device_table, feed_of, find_job
-from maxllm.parallel.mesh import make_mesh
+from maxllm.config.parallel import MeshConfig
+from maxllm.config.train import TrainConfig
+from maxllm.parallel.distributed import Job, device_table, find_job
+from maxllm.parallel.mesh import Feed, feed_of, make_mesh
 from maxllm.train import loop
 from maxllm.train.metrics import read
 
@@ -95,7 +96,7 @@ def test_one_process_feeds_every_row() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="batch_size 12 is not divisible by mesh.data x mesh.fsdp = 8"):
+    with pytest.raises(UserError, match="batch_size 12 is not divisible by mesh.fsdp = 8"):
         feed_of(make_mesh(MeshConfig(fsdp=8)), 12)
 
 
@@ -105,7 +106,7 @@ def test_the_device_table_says_what_there_is() -> None:
     console = Console(width=120, record=True, file=open("/dev/null", "w"))
     console.print(device_table(make_mesh(MeshConfig(data=2, fsdp=4))))
     text = console.export_text()
-    assert "data=2 x fsdp=4 x tensor=1" in text and str(len(jax.devices())) in text and "cpu" in text
+    assert "data=2 x fsdp=4" in text and str(len(jax.devices())) in text and "cpu" in text
 
 
 # Two real processes over loopback, four CPU devices each ------------------------------------------

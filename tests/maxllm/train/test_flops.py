@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maxllm.config.train import ModelConfig
+from maxllm.config.model import ModelConfig
 from maxllm.train.flops import flops_per_token
 
 

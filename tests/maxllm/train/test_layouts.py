@@ -10,7 +10,10 @@ import pytest
 from flax import nnx
 
 from maxllm.batch import Batch
-from maxllm.config.train import ComputeConfig, MeshConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
+from maxllm.config.parallel import MeshConfig
+from maxllm.config.train import OptimizerConfig, ScheduleConfig
 from maxllm.models import abstract, create
 from maxllm.objectives import causal_lm
 from maxllm.optim import make_optimizer

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from maxllm.batch import Batch
-from maxllm.config.train import ComputeConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
+from maxllm.config.train import OptimizerConfig, ScheduleConfig
 from maxllm.models import abstract, create
 from maxllm.objectives import causal_lm
 from maxllm.optim import make_optimizer

@@ -1,0 +1,52 @@
+"""The sections `mesh` and `pipeline`: how a model and a batch are spread over devices."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from maxllm.config.section import Section
+
+# From the slowest network to the fastest: neighbours along `tensor` are the closest devices.
+AXES = ("data", "stage", "fsdp", "expert", "context", "tensor")
+
+
+class MeshConfig(Section):
+    """Devices along each axis; one axis may be -1: whatever is left."""
+
+    data: int = Field(1, ge=-1, description="copies of the model, each with rows of the batch of its own")
+    stage: int = Field(1, ge=-1, description="pipeline stages: groups of layers")
+    fsdp: int = Field(-1, ge=-1, description="rows of the batch, and parts of every parameter")
+    expert: int = Field(1, ge=-1, description="rows of the batch, and whole experts")
+    context: int = Field(1, ge=-1, description="stretches of every row, and parts of every parameter")
+    tensor: int = Field(1, ge=-1, description="heads, and columns of the matrices between them")
+    zero: Literal[1, 2, 3] = Field(
+        3, description="split over fsdp: 1 the optimizer's moments, 2 gradients too, 3 parameters too"
+    )
+    compress: Literal["none", "bfloat16", "int8"] = Field(
+        "none", description="gradients as they are added up over data, with error feedback"
+    )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Devices along each axis, in the order of AXES."""
+        return {axis: getattr(self, axis) for axis in AXES}
+
+    @model_validator(mode="after")
+    def _one_fill(self) -> MeshConfig:
+        sizes = list(self.sizes.values())
+        if 0 in sizes:
+            raise ValueError("an axis of 0 devices; use 1 to leave an axis out, -1 to give it what is left")
+        if sizes.count(-1) > 1:
+            raise ValueError("more than one axis is -1; only one can take what is left")
+        return self
+
+
+class PipelineConfig(Section):
+    """How the micro-batches of a step (train.accumulation_steps) follow one another through mesh.stage stages."""
+
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = Field(
+        "1f1b", description="gpipe keeps every micro-batch's activations, 1f1b those of as many as there are stages"
+    )
+    chunks: PositiveInt = Field(2, description="interleaved: groups of layers that each stage holds")
