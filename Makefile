@@ -14,12 +14,14 @@ help:  ## this list
 install: $(INSTALLED)  ## the project's own environment in .venv, from requirements.lock
 
 # uv is not on a fresh machine, so pip brings it into the environment once and it does the rest.
-# requirements-nodeps.txt holds test clients that must come without their own dependencies.
-$(INSTALLED): requirements.lock requirements-nodeps.txt pyproject.toml
+# requirements-nodeps.txt holds test clients that must come without their own dependencies. The TPU's compiler goes into
+# a folder of its own: where JAX can import it, it looks for a TPU at every start. Tests name it in TPU_LIBRARY_PATH.
+$(INSTALLED): requirements.lock requirements-nodeps.txt requirements-compilers.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps -r requirements-nodeps.txt
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps --target $(VENV)/compilers -r requirements-compilers.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,11 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+# The TPU's compiler, which needs no TPU (see the Makefile); `maxllm plan` finds it by the same name.
+_LIBTPU = Path(sys.prefix) / "compilers" / "libtpu" / "libtpu.so"
+if _LIBTPU.exists():
+    os.environ.setdefault("TPU_LIBRARY_PATH", str(_LIBTPU))
 
 import pytest
 
