@@ -17,22 +17,27 @@ import jax.numpy as jnp
 
 from maxllm.config.errors import UserError
 from maxllm.kernels import attention_blocks
+from maxllm.kernels.masking import MASKED, Masking, segment_starts, visible_range
+from maxllm.parallel import target
 from maxllm.parallel.rules import on_each_device
 
 logger = logging.getLogger(__name__)
 
-MASKED = -1e30  # finite, so that the softmax of a masked score is 0 and never NaN
-
-
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, segment_ids: jax.Array | None = None, backend: str = "auto"
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    segment_ids: jax.Array | None = None,
+    masking: Masking = Masking(),
+    backend: str = "auto",
 ) -> jax.Array:
     """Causal grouped-query attention within segments, scores scaled by 1 / sqrt(head_dim).
 
     `backend`: "auto" or a key of BACKENDS. Raises UserError where the backend cannot compute this exactly.
     """
     if backend == "auto":
-        backend = _choose(jax.default_backend(), query.shape[1], segment_ids is not None, str(query.dtype))
+        backend = _choose(target.platform(), query.shape[1], segment_ids is not None, str(query.dtype))
     if segment_ids is None:
         return _on_each_device(functools.partial(BACKENDS[backend], segment_ids=None), query, key, value)
     return _on_each_device(BACKENDS[backend], query, key, value, segment_ids)
@@ -69,15 +74,6 @@ def reference(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: j
     weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, MASKED), axis=-1)
     mixed = jnp.einsum("bkgqs,bskd->bqkgd", weights.astype(value.dtype), value)
     return mixed.reshape(batch, length, heads, head_dim)
-
-
-def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-    """The index at which each token's run begins, int32 `[batch, length]`; zeros without segments."""
-    if segment_ids is None:
-        return jnp.zeros(shape[:2], jnp.int32)
-    begins = segment_ids[:, 1:] != segment_ids[:, :-1]
-    begins = jnp.pad(begins, ((0, 0), (1, 0)), constant_values=True)
-    return jax.lax.cummax(jnp.where(begins, jnp.arange(shape[1], dtype=jnp.int32), 0), axis=1)
 
 
 def _mapped(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
