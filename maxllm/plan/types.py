@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Platform = Literal["tpu", "gpu", "cpu"]
@@ -50,9 +50,8 @@ class Program:
     cost: Mapping[str, float] | None  # raw cost_analysis; bodies of loops are counted once in it
     lower_seconds: float
     compile_seconds: float
-    mesh: Mapping[str, int]  # devices along each axis, in the mesh's order (the last varies fastest)
+    # Devices along each axis; the text's replica groups number the mesh's places, the last axis varying fastest.
+    mesh: Mapping[str, int]
     devices: int
     machine: Machine
-    notes: tuple[str, ...] = field(default=())
-    # Per place in the mesh (the last axis varies fastest) the id by which the text names its device.
-    device_ids: tuple[int, ...] = field(default=())
+    notes: tuple[str, ...] = ()
