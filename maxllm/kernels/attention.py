@@ -17,11 +17,12 @@ import jax.numpy as jnp
 
 from maxllm.config.errors import UserError
 from maxllm.kernels import attention_blocks
-from maxllm.kernels.masking import MASKED, Masking, segment_starts, visible_range
+from maxllm.kernels.masking import CAUSAL, MASKED, Masking, segment_starts, visible_range
 from maxllm.parallel import target
 from maxllm.parallel.rules import on_each_device
 
 logger = logging.getLogger(__name__)
+
 
 def attention(
     query: jax.Array,
@@ -29,18 +30,22 @@ def attention(
     value: jax.Array,
     *,
     segment_ids: jax.Array | None = None,
-    masking: Masking = Masking(),
+    masking: Masking = CAUSAL,
     backend: str = "auto",
 ) -> jax.Array:
     """Causal grouped-query attention within segments, scores scaled by 1 / sqrt(head_dim).
 
     `backend`: "auto" or a key of BACKENDS. Raises UserError where the backend cannot compute this exactly.
     """
+    # Attention over a context axis (a row spread over devices) goes elsewhere from here.
     if backend == "auto":
         backend = _choose(target.platform(), query.shape[1], segment_ids is not None, str(query.dtype))
+    if backend != "reference" and masking != CAUSAL:
+        backend = "reference"
+    function = functools.partial(BACKENDS[backend], **({"masking": masking} if backend == "reference" else {}))
     if segment_ids is None:
-        return _on_each_device(functools.partial(BACKENDS[backend], segment_ids=None), query, key, value)
-    return _on_each_device(BACKENDS[backend], query, key, value, segment_ids)
+        return _on_each_device(functools.partial(function, segment_ids=None), query, key, value)
+    return _on_each_device(function, query, key, value, segment_ids)
 
 
 def _on_each_device(function: Callable[..., jax.Array], query: jax.Array, *others: jax.Array) -> jax.Array:
@@ -63,14 +68,19 @@ def _choose(platform: str, length: int, segmented: bool, dtype: str) -> str:
     return backend
 
 
-def reference(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-    """softmax(query · keyᵀ / sqrt(head_dim), masked) · value, as written (Vaswani et al. 2017)."""
+def reference(
+    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None, masking: Masking
+) -> jax.Array:
+    """softmax(query · keyᵀ · scale, masked) · value, as written (Vaswani et al. 2017)."""
     batch, length, heads, head_dim = query.shape
     index = jnp.arange(length)
-    starts = segment_starts(segment_ids, query.shape)
-    allowed = (index[:, None] >= index) & (index >= starts[:, :, None])  # [batch, queries, keys]
+    first, last = visible_range(masking, segment_ids, query.shape)
+    allowed = (first[:, :, None] <= index) & (index <= last[:, :, None])  # [batch, queries, keys]
     grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
-    scores = jnp.einsum("bqkgd,bskd->bkgqs", grouped, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.einsum("bqkgd,bskd->bkgqs", grouped, key, preferred_element_type=jnp.float32)
+    scores *= masking.scale_for(head_dim)
+    if masking.softcap is not None:
+        scores = masking.softcap * jnp.tanh(scores / masking.softcap)
     weights = jax.nn.softmax(jnp.where(allowed[:, None, None], scores, MASKED), axis=-1)
     mixed = jnp.einsum("bkgqs,bskd->bqkgd", weights.astype(value.dtype), value)
     return mixed.reshape(batch, length, heads, head_dim)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from maxllm.parallel import target
 from maxllm.parallel.rules import layout, mesh_axes
 
 # Logits that exist at once when nothing else is asked for: what a CPU's last cache holds; 1 GiB elsewhere.
@@ -121,7 +122,7 @@ def _chunks(tokens: Parts, size: int) -> Parts:
 
 
 def _chunk_size(vocab_size: int) -> int:
-    logits = _CPU_LOGITS if jax.default_backend() == "cpu" else _LOGITS
+    logits = _CPU_LOGITS if target.platform() == "cpu" else _LOGITS
     return max(logits // vocab_size, 128)
 
 
