@@ -24,6 +24,7 @@ VERBS = {
     "tokenize": "maxllm.cli.tokenize",
     "mix": "maxllm.cli.mix",
     "inspect": "maxllm.cli.inspect",
+    "bench": "maxllm.cli.bench",
     "train": "maxllm.cli.train",
     "eval": "maxllm.cli.eval",
     "export": "maxllm.cli.export",
