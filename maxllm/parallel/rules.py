@@ -124,14 +124,18 @@ def on_each_device(
 
 
 def layout(mesh: Any, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> PartitionSpec:
-    """`spec(axes)`, with None for a dimension that its mesh axes do not divide."""
+    """`spec(axes)`, with None for a dimension that its mesh axes do not divide.
 
-    def divides(size: int, entry: Any) -> bool:
-        return size % math.prod(mesh.shape[name] for name in mesh_axes(entry)) == 0
+    Inside a `jax.shard_map` over some axes (copies of the model whose gradients are added up by hand) those are left
+    out: each device sees its own part already.
+    """
 
-    return PartitionSpec(
-        *(entry if divides(size, entry) else None for size, entry in zip(shape, spec(axes), strict=True))
-    )
+    def part(size: int, entry: Any) -> Any:
+        names = tuple(name for name in mesh_axes(entry) if name not in mesh.manual_axes)
+        divides = size % math.prod(mesh.shape[name] for name in names) == 0
+        return (names if len(names) > 1 else names[0]) if names and divides else None
+
+    return PartitionSpec(*(part(size, entry) for size, entry in zip(shape, spec(axes), strict=True)))
 
 
 def mesh_axes(*entries: Any) -> tuple[str, ...]:
