@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from maxllm.batch import Batch
 from maxllm.config.parallel import PipelineConfig
 from maxllm.objectives.weighted import Weighted
-from maxllm.parallel.rules import RULES, WHOLE, constrain, pin
+from maxllm.parallel.rules import RULES, WHOLE, pin
+from maxllm.train.micro_batches import micro_batches, sum_over
 from maxllm.train.pipeline import pipelined_gradients
 from maxllm.train.state import TrainState
 
@@ -108,20 +109,3 @@ def accumulated_gradients(
         gradients, terms = sum_over(micro_step, micro_batches(batch, accumulation_steps))
     weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
     return jax.tree.map(lambda gradient: gradient / weight, gradients), terms
-
-
-def sum_over(function: Callable[[Batch], Any], batches: Batch) -> Any:
-    """The sum of `function`'s results, one micro-batch after another."""
-    shapes = jax.eval_shape(function, jax.tree.map(lambda rows: rows[0], batches))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(lambda sums, batch: (jax.tree.map(jnp.add, sums, function(batch)), None), zeros, batches)[0]
-
-
-def micro_batches(batch: Batch, count: int) -> Batch:
-    """`[count, batch / count, length]`; micro-batch i is rows i, i + count, ...: no row leaves its device."""
-
-    def cut(rows: jax.Array) -> jax.Array:
-        cut = rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1)
-        return constrain(cut, None, "batch", "length")
-
-    return jax.tree.map(cut, batch)

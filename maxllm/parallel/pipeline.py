@@ -1,0 +1,88 @@
+"""Arrays with a leading axis of pipeline stages, one stage's part on each group of devices along the mesh axis `stage`.
+
+Everything here is written for the whole, and the compiler cuts it up (as in GSPMD, Xu et al. 2021, section 3.3). A
+function mapped over the stages runs on all of them at once, each device computing its own stage's share, and moving the
+array by one place along that axis is a message from every stage to its neighbour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from maxllm.parallel.rules import constrain
+
+STAGE = "stage"
+
+
+def on_all_stages(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of one stage's arrays for all stages: layouts that it asks for hold within each stage."""
+    return jax.vmap(function, spmd_axis_name=STAGE)
+
+
+def group(layers: Any, stages: int, chunks: int = 1) -> Any:
+    """Leaves `[layers, ...]` as `[stages, chunks, layers / (stages · chunks), ...]`.
+
+    Stage s gets the s-th stretch of layers; with chunks, every `stages`-th of as many shorter ones, so that the layers
+    go around the stages `chunks` times. Then they move: they are stored in their plain order.
+    """
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        return _by_stage(leaf.reshape(chunks, stages, -1, *leaf.shape[1:]).swapaxes(0, 1))
+
+    return jax.tree.map(cut, layers)
+
+
+def ungroup(groups: Any) -> Any:
+    """What `group` was given."""
+    return jax.tree.map(lambda leaf: _by_stage(leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[3:])), groups)
+
+
+def zeros_on_stages(tree: Any, stages: int) -> Any:
+    """`[stages, ...]` zeros shaped like the leaves."""
+    return jax.tree.map(lambda leaf: _by_stage(jnp.zeros((stages, *leaf.shape), leaf.dtype)), tree)
+
+
+def onward(x: jax.Array) -> jax.Array:
+    """Every stage's part of `[stages, ...]` to the next stage; the last one's to the first."""
+    return jnp.roll(x, 1, axis=0)
+
+
+def backward(x: jax.Array) -> jax.Array:
+    """Every stage's part of `[stages, ...]` to the stage before; the first one's to the last."""
+    return jnp.roll(x, -1, axis=0)
+
+
+def put(x: jax.Array, stage: int, value: jax.Array) -> jax.Array:
+    """`x` `[stages, ...]` with `value` `[...]`, which every stage has, as that stage's part."""
+    return jnp.where(_only(stage, x), value, x)
+
+
+def take(x: jax.Array, stage: int) -> jax.Array:
+    """That stage's part of `x` `[stages, ...]`, for all: one sum over the stages, where a slice would gather them."""
+    return jnp.where(_only(stage, x), x, 0).sum(axis=0, dtype=x.dtype)
+
+
+def where(stages: jax.Array, x: jax.Array) -> jax.Array:
+    """`x` `[stages, ...]` with zeros, whatever was there, for the stages whose boolean in `[stages]` is not set."""
+    return jnp.where(stages.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
+
+
+def spread(x: jax.Array) -> jax.Array:
+    """`[stages, batch, length, embed]` laid out as between blocks."""
+    return constrain(x, "layers", "batch", "sequence", None)
+
+
+def _only(stage: int, x: jax.Array) -> jax.Array:
+    return (jnp.arange(x.shape[0]) == stage % x.shape[0]).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _by_stage(x: jax.Array) -> jax.Array:
+    """Split along the first axis; how the others lie is the compiler's to carry over."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(STAGE, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)))
