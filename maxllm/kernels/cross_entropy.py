@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from maxllm.parallel import target
-from maxllm.parallel.rules import layout, mesh_axes
+from maxllm.parallel.rules import cast, layout, mesh_axes
 
 # Logits that exist at once when nothing else is asked for: what a CPU's last cache holds; 1 GiB elsewhere.
 _CPU_LOGITS = 2**22
@@ -28,7 +28,7 @@ def cross_entropy(
 ) -> jax.Array:
     """Σ weights · -log softmax(hidden · head)[targets], in nats, float32.
 
-    `hidden` `[batch, length, embed]`, `head` float32 `[embed, vocab]`, `targets` int32 and `weights` float32
+    `hidden` `[batch, length, embed]`, `head` `[embed, vocab]` of any dtype, `targets` int32 and `weights` float32
     `[batch, length]`. The product is in `hidden`'s dtype, accumulated in float32. `chunk`: tokens whose logits exist at
     once on a device; 0 = by the vocabulary's size. No gradient flows to `weights`.
 
@@ -40,7 +40,7 @@ def cross_entropy(
 
 def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int):
     total, d_hidden, d_head = _on_the_mesh(hidden, head, targets, weights, chunk, gradients=True)
-    return total, (d_hidden, d_head)
+    return total, (d_hidden, d_head.astype(head.dtype))
 
 
 def _backward(chunk: int, saved: tuple[jax.Array, jax.Array], scale: jax.Array):
@@ -55,17 +55,27 @@ def _on_the_mesh(
     hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int, *, gradients: bool
 ) -> Parts:
     """Each device takes its own tokens and its own columns of the head. The schedule is written out, because the
-    compiler would otherwise add up the head's gradient over all devices after every chunk rather than once."""
+    compiler would otherwise add up the head's gradient over all devices after every chunk rather than once.
+
+    The head is gathered, and its gradient added up, in the compute dtype: as every other parameter's.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     local = functools.partial(_local, chunk=chunk, gradients=gradients)
+    head = cast(head, hidden.dtype, "embed", "vocab")
     if mesh.empty or mesh.size == 1:
-        return local(hidden, head, targets, weights, token_axes=(), vocab_axes=())
+        return local(hidden, head, targets, weights, token_axes=(), vocab_axes=(), embed_axes=())
     tokens = layout(mesh, targets.shape, ("batch", "length"))
-    columns = layout(mesh, head.shape, (None, "vocab"))
-    local = functools.partial(local, token_axes=mesh_axes(*tokens), vocab_axes=mesh_axes(*columns))
-    rows = PartitionSpec(*tokens, None)
+    rows, columns = layout(mesh, head.shape, ("embed", "vocab"))
+    token_axes = mesh_axes(*tokens)
+    embed_axes = tuple(axis for axis in mesh_axes(rows) if axis in token_axes)
+    local = functools.partial(local, token_axes=token_axes, vocab_axes=mesh_axes(columns), embed_axes=embed_axes)
+    hidden_spec, head_spec = PartitionSpec(*tokens, None), PartitionSpec(None, columns)
+    d_head_spec = PartitionSpec(embed_axes if gradients else None, columns)
     parts = jax.shard_map(
-        local, in_specs=(rows, columns, tokens, tokens), out_specs=(PartitionSpec(), rows, columns), check_vma=False
+        local,
+        in_specs=(hidden_spec, head_spec, tokens, tokens),
+        out_specs=(PartitionSpec(), hidden_spec, d_head_spec),
+        check_vma=False,
     )
     return parts(hidden, head, targets, weights)
 
@@ -80,15 +90,18 @@ def _local(
     gradients: bool,
     token_axes: tuple[str, ...],
     vocab_axes: tuple[str, ...],
+    embed_axes: tuple[str, ...],
 ) -> Parts:
-    """The sum, d hidden and d head (zeros unless `gradients`), a chunk of this device's tokens after another."""
-    kernel = head.astype(hidden.dtype)
+    """The sum, d hidden and d head (zeros unless `gradients`), a chunk of this device's tokens after another.
+
+    Of d head each device gets the rows that `embed_axes`, some of `token_axes`, leave it.
+    """
     columns = jnp.arange(head.shape[1]) + (jax.lax.axis_index(vocab_axes) * head.shape[1] if vocab_axes else 0)
 
     def one(total_and_d_head: tuple[jax.Array, jax.Array], tokens: Parts):
         total, d_head = total_and_d_head
         rows, targets, weights = tokens
-        logits = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
+        logits = jnp.matmul(rows, head, preferred_element_type=jnp.float32)
         top = _maximum(logits.max(axis=-1), vocab_axes)
         exponentials = jnp.exp(logits - top[:, None])
         denominator = _sum(exponentials.sum(axis=-1), vocab_axes)
@@ -100,7 +113,7 @@ def _local(
         d_logits = exponentials * (weights / denominator)[:, None] - jnp.where(is_target, weights[:, None], 0.0)
         d_logits = d_logits.astype(rows.dtype)
         d_head += jnp.matmul(rows.T, d_logits, preferred_element_type=jnp.float32)
-        return (total, d_head), _sum(jnp.matmul(d_logits, kernel.T, preferred_element_type=jnp.float32), vocab_axes)
+        return (total, d_head), _sum(jnp.matmul(d_logits, head.T, preferred_element_type=jnp.float32), vocab_axes)
 
     tokens = (hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1))
     empty = (jnp.float32(0), jnp.zeros(head.shape if gradients else (), jnp.float32))
@@ -108,7 +121,11 @@ def _local(
     if not gradients:
         return _sum(total, token_axes), jnp.zeros_like(hidden), jnp.zeros_like(head)
     d_hidden = d_hidden.reshape(-1, hidden.shape[-1])[: tokens[1].size].reshape(hidden.shape)
-    return _sum(total, token_axes), d_hidden.astype(hidden.dtype), _sum(d_head, token_axes)
+    d_head = d_head.astype(hidden.dtype)
+    if embed_axes:
+        d_head = jax.lax.psum_scatter(d_head, embed_axes, scatter_dimension=0, tiled=True)
+    copies = tuple(axis for axis in token_axes if axis not in embed_axes)
+    return _sum(total, token_axes), d_hidden.astype(hidden.dtype), _sum(d_head, copies)
 
 
 def _chunks(tokens: Parts, size: int) -> Parts:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from maxllm.parallel.rules import constrain
+from maxllm.parallel.rules import cast, constrain
 
 
 class Linear(nnx.Module):
@@ -17,6 +17,9 @@ class Linear(nnx.Module):
     The kernel is float32 `[*inputs, *outputs]`; it is cast to the activations' dtype where it is used.
     `x` `[..., *inputs]` becomes `[..., *outputs]`.
     """
+
+    # How two matrices of x's dtype are multiplied; maxllm/quant puts other ways into the layers' instances.
+    product = staticmethod(jnp.matmul)
 
     def __init__(self, inputs: dict[str, int], outputs: dict[str, int], *, std: float, rngs: nnx.Rngs):
         shape = (*inputs.values(), *outputs.values())
@@ -29,7 +32,9 @@ class Linear(nnx.Module):
         batch = x.shape[: x.ndim - self.input_rank]
         # A plain product of two matrices: with more axes, the gradient of the kernel asks XLA for a transposed copy of
         # the output's gradient, which on a CPU costs more than the product itself.
-        flat = x.reshape(math.prod(batch), math.prod(inputs)) @ kernel.reshape(math.prod(inputs), math.prod(outputs))
+        flat = self.product(
+            x.reshape(math.prod(batch), math.prod(inputs)), kernel.reshape(math.prod(inputs), math.prod(outputs))
+        )
         return flat.reshape(*batch, *outputs)
 
 
@@ -42,4 +47,4 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         # Gathered over fsdp before the lookup, like any other parameter before its use; rows stay split over tensor.
-        return constrain(self.embedding[...].astype(dtype), "vocab", None)[tokens]
+        return constrain(cast(self.embedding[...], dtype, "vocab", "embed"), "vocab", None)[tokens]

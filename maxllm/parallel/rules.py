@@ -70,6 +70,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, layout(mesh, x.shape, axes))
 
 
+def cast(x: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
+    """A parameter with these logical axes in another dtype, made where its parts lie: what is gathered afterwards is
+    the smaller one. Left to itself the compiler would as soon gather first and round then."""
+    return x if x.dtype == dtype else constrain(x.astype(dtype), *axes)
+
+
 def check_layout(
     model: ModelConfig, mesh: Mesh | MeshConfig, micro_batch_size: int | None = None, length: int | None = None
 ) -> None:
