@@ -4,9 +4,9 @@
     python benchmarks/hopper/bench.py --torch-python .../bin/python    # where PyTorch lives elsewhere
 
 Asked: at least 55 % of 989 TFLOP/s, and at least 1.0 times the twin's tokens/s (the faster of eager and torch.compile,
-with PyTorch's flash attention, causal over whole rows). Model FLOPs as in maxllm/train/flops.py: nothing counted twice for
-recomputing, attention counted once for causality. Variants that fail (out of memory, a backend that is not installed) are
-rows that say so.
+with PyTorch's flash attention, causal over whole rows). Model FLOPs as in maxllm/train/flops.py: nothing counted twice
+for recomputing, attention counted once for causality. Variants that fail (out of memory, a backend that is not
+installed) are rows that say so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,15 +55,11 @@ def main() -> int:
     parser.add_argument("--results", default=str(HERE / "RESULTS.md"))
     arguments = parser.parse_args()
     torch_python = arguments.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
-    named = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if named.returncode:
-        say("no NVIDIA GPU here (nvidia-smi failed): nothing measured, RESULTS.md left as it is")
+    if not shutil.which("nvidia-smi"):
+        say("no NVIDIA GPU here: nothing measured, RESULTS.md left as it is")
         return 1
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    named = subprocess.run(query, capture_output=True, text=True, check=True)
     parts = [f"# One GPU: {named.stdout.strip()}", "", f"{datetime.date.today()}. {__doc__.splitlines()[0]}", ""]
     for preset, tried in STEPS.items():
         for number, overrides in enumerate(tried):

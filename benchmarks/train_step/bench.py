@@ -3,8 +3,9 @@
     python benchmarks/train_step/bench.py                       # writes RESULTS.md
     python benchmarks/train_step/bench.py --torch-python .../bin/python --repeats 10
 
-A step is forward, backward, clipping and AdamW in float32, on packed rows (PyTorch's twin takes each row as one document).
-The programs take turns, one step each, so that a busy neighbour slows all of them; the figure is each one's fastest step.
+A step is forward, backward, clipping and AdamW in float32, on packed rows (PyTorch's twin takes each row as one
+document). The programs take turns, one step each, so that a busy neighbour slows all of them; the figure is each one's
+fastest step.
 """
 
 from __future__ import annotations
