@@ -36,7 +36,7 @@ class Collective:
     groups: Groups
     executions: float  # in one run of the program
     exact: bool  # False: at least so often
-    phase: str  # forward, backward, update (all else of a step), unknown
+    phase: str  # forward, recompute, backward, update (all else of a step), unknown
     op_name: str
     channel_id: int | None
 
@@ -171,10 +171,13 @@ def _tensor(computation: Computation, instruction: Instruction, kind: str) -> Sh
 def phase(op_name: str) -> str:
     """Which part of a train step an instruction comes from, by the path of JAX's transformations.
 
-    What a layer computes again on the way back is part of "backward".
+    "recompute" is what rematerialisation does again; where the compiler has merged it with a gradient's own work, the
+    name that survives decides.
     """
     if not op_name:
         return "unknown"
+    if "rematted_computation" in op_name:
+        return "recompute"
     if "transpose(" in op_name:
         return "backward"
     return "forward" if "jvp(" in op_name else "update"

@@ -1,4 +1,4 @@
-"""A reader of optimized HLO, the text of a compiled program (`Compiled.as_text()`), as TPU, GPU and CPU compilers write it.
+"""A reader of optimized HLO, a compiled program's text (`Compiled.as_text()`), as TPU, GPU and CPU compilers write it.
 
 The grammar, from XLA's printer (`hlo_instruction.cc`, `shape_util.cc`, `layout.cc`):
 
