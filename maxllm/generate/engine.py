@@ -41,7 +41,10 @@ SMALLEST_WINDOW = 128
 
 
 class Engine:
-    """`model` may be sharded; its mesh is the engine's. Raises UserError when config and model do not fit."""
+    """`model` may be sharded; its mesh is the engine's. Raises UserError when config and model do not fit.
+
+    Of a model whose parameters are `jax.ShapeDtypeStruct`s with shardings, the programs can be lowered and compiled.
+    """
 
     samples_per_slot = 1
 
@@ -60,9 +63,8 @@ class Engine:
 
         structure, parameters = nnx.split(model)
         self.mesh = _mesh_of(parameters) or single_device_mesh()
-        placed = jax.device_put(_cast(parameters, self.dtype), shardings(parameters, self.mesh))
         # A flat tuple: unlike an nnx.State it costs nothing to hand to a compiled function.
-        self.params = tuple(jax.tree.leaves(placed))
+        self.params = tuple(jax.tree.leaves(_placed(parameters, self.dtype, self.mesh)))
         self._steps = Steps(structure, parameters, model_config, self.dtype)
         self._programs = self._declare()
 
@@ -142,6 +144,10 @@ class Engine:
         """Compiles every program, so that no request waits. `progress(what, done, total)` after each one."""
         self._programs.compile_all(progress)
 
+    def lower(self, *key: str | int) -> jax.stages.Lowered:
+        """One program for `compile`: ("prefill", bucket), ("insert", bucket), ("generate", rows, length), ..."""
+        return self._programs.lower(key)
+
     def _declare(self) -> Programs:
         """Every program with the shapes and layouts of its arguments."""
         whole = NamedSharding(self.mesh, PartitionSpec())
@@ -216,6 +222,15 @@ def _row_buckets(slots: int) -> list[int]:
 def _mesh_of(parameters: nnx.State) -> Mesh | None:
     sharding = jax.tree.leaves(parameters)[0].sharding
     return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
+
+
+def _placed(parameters: nnx.State, dtype: jnp.dtype, mesh: Mesh) -> nnx.State:
+    """The parameters in `dtype` where they will be used; shapes stay shapes."""
+    layout = shardings(parameters, mesh)
+    if not isinstance(jax.tree.leaves(parameters)[0], jax.ShapeDtypeStruct):
+        return jax.device_put(_cast(parameters, dtype), layout)
+    shapes = jax.eval_shape(partial(_cast, dtype=dtype), parameters)
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, layout)
 
 
 def _cast(parameters: nnx.State, dtype: jnp.dtype) -> nnx.State:

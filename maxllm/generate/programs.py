@@ -24,6 +24,11 @@ class Programs:
     def add(self, key: Key, lower: Callable[[], jax.stages.Lowered]) -> None:
         self._lower[key] = lower
 
+    def lower(self, key: Key) -> jax.stages.Lowered:
+        """A program that can be compiled for the mesh's devices, which need not be here."""
+        with jax.set_mesh(self._mesh):
+            return self._lower[key]()
+
     def __getitem__(self, key: Key) -> jax.stages.Compiled:
         return self._compiled.get(key) or self._compile(key)
 

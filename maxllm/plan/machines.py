@@ -63,7 +63,7 @@ def machine(name: str, prices: Mapping[str, float] | None = None) -> Machine:
     if found := re.fullmatch(r"(v\d\w*?|v5litepod|tpu7x)-(\d+)(?:x(\d+))?", lowered):
         family, size, slices = found.groups()
         return _tpu(name, _ALIASES.get(family, family), int(size), int(slices or 1), prices or {})
-    if found := re.fullmatch(r"([a-z]+\d*)(?:x(\d+))?(?:x(\d+))?", lowered):
+    if found := re.fullmatch(r"([a-z]+?\d*?)(?:x(\d+))?(?:x(\d+))?", lowered):
         family, devices, hosts = found.groups()
         if family in _GPUS:
             return _gpu(name, family, int(devices or 1), int(hosts or 1), prices or {})
