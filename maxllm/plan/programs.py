@@ -51,7 +51,7 @@ def train_arguments(config: TrainConfig, mesh: Mesh) -> tuple[nnx.GraphDef, Any,
     )
     structure, parameters = abstract(config.model, config.compute)
     optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps)
-    state = abstract_state(parameters, optimizer, mesh, zero=config.mesh.zero)
+    state = abstract_state(parameters, optimizer, mesh, compress=config.mesh.compress)
     shape = (config.data.batch_size, config.data.sequence_length)
     layout = NamedSharding(mesh, spec(("batch", "length")))
     integers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)
@@ -70,6 +70,7 @@ def train_program(config: TrainConfig, machine: Machine, say: Say = lambda line:
         mesh,
         accumulation_steps=config.train.accumulation_steps,
         zero=config.mesh.zero,
+        compress=config.mesh.compress,
         pipeline=config.pipeline,
     )
     return _compiled("train step", lambda: step.lower(state, batch), mesh, machine, say)
@@ -143,8 +144,11 @@ def _check_target(name: str, compiled: jax.stages.Compiled, machine: Machine) ->
 
 
 def _does_not_fit(name: str, message: str) -> DoesNotFit:
-    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
+    """The TPU compiler's two ways to say it: temporaries against the memory, or everything against it."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = re.search(
+        r"temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", message
+    ) or re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
     if not found:
         return DoesNotFit(name, None, None, message)
     used, unit, limit, limit_unit = found.groups()
