@@ -17,7 +17,7 @@ class ComputeConfig(Section):
         "none",
         description="recomputed backward: nothing, all but matrix products (dots), all but attention, the whole layer",
     )
-    attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn"] = Field(
-        "auto", description="mapped: a head at a time, for CPUs; cudnn: only without packing; auto says what it chose"
+    attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn", "mosaic", "splash"] = Field(
+        "auto", description="auto: the first of its platform's that can; says which, and why not the others"
     )
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")

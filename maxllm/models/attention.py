@@ -24,6 +24,7 @@ class Attention(nnx.Module):
         head_dim: int,
         *,
         backend: str,
+        context: str = "ring",
         std: float,
         rngs: nnx.Rngs,
     ):
@@ -33,6 +34,7 @@ class Attention(nnx.Module):
         self.value = Linear(embed, {"kv_heads": num_kv_heads, "head_dim": head_dim}, std=std, rngs=rngs)
         self.output = Linear({"heads": num_heads, "head_dim": head_dim}, embed, std=std, rngs=rngs)
         self.backend = backend
+        self.context = context
 
     def project(self, x: jax.Array, by: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries and keys, and values: `[batch, length, heads or kv_heads, head_dim]`."""
@@ -43,8 +45,9 @@ class Attention(nnx.Module):
 
     def __call__(self, x: jax.Array, by: Rotation, segment_ids: jax.Array | None) -> jax.Array:
         query, key, value = self.project(x, by)
-        mixed = attention(query, key, value, segment_ids=segment_ids, backend=self.backend)
-        mixed = checkpoint_name(constrain(mixed, "batch", "length", "heads", None), "attention")
+        mixed = attention(query, key, value, segment_ids=segment_ids, backend=self.backend, context=self.context)
+        # What the backward pass needs of it has a name already, in the kernel's own layout.
+        mixed = constrain(mixed, "batch", "length", "heads", None)
         return checkpoint_name(self.output(mixed), "attention_output")
 
     def extend(

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxllm.config.errors import UserError
-from maxllm.kernels import attention as kernels
-from maxllm.kernels import attention_blocks
+from maxllm.kernels import attention_blocks, attention_choice, attention_mapped
 from maxllm.kernels.attention import attention
 
 FAST = ["mapped", "blockwise"]
@@ -22,6 +20,7 @@ BACKENDS = ["reference", *FAST]
 def small_blocks(monkeypatch):
     """Several blocks in short sequences."""
     monkeypatch.setattr(attention_blocks, "BLOCK", 12)
+    monkeypatch.setattr(attention_mapped, "BLOCK", 12)
 
 
 def inputs(length: int, heads: int = 4, kv_heads: int = 2, head_dim: int = 8, batch: int = 2, dtype=jnp.float32):
@@ -101,20 +100,14 @@ def test_blockwise_memory_grows_linearly_with_length():
 
 def test_mapped_compiles_no_more_than_a_few_blocks_however_long():
     def products(length):
-        program = jax.make_jaxpr(attention_blocks.mapped)(*inputs(length)[:3], jnp.zeros((2, length), int))
+        program = jax.make_jaxpr(lambda *x: attention(*x, backend="mapped"))(*inputs(length)[:3])
         return str(program).count("dot_general")
 
-    assert products(512) == products(12 * attention_blocks.UNROLLED) > products(24)
-
-
-def test_cudnn_refuses_what_it_would_silently_ignore():
-    query, key, value, _ = inputs(8)
-    with pytest.raises(UserError, match="packed.*blockwise"):
-        attention(query, key, value, segment_ids=segments(8), backend="cudnn")
+    assert products(512) == products(12 * attention_mapped.UNROLLED) > products(24)
 
 
 def test_the_choice_is_said_once(caplog):
-    kernels._choose.cache_clear()
+    attention_choice._chosen.cache_clear()
     query, key, value, _ = inputs(8)
     with caplog.at_level(logging.INFO):
         attention(query, key, value, segment_ids=segments(8))
@@ -122,8 +115,3 @@ def test_the_choice_is_said_once(caplog):
     assert [record.message for record in caplog.records if "attention" in record.message] == [
         "attention: mapped on cpu at length 8 (one head at a time stays in a core's cache)"
     ]
-
-
-@pytest.mark.parametrize("platform, segmented, backend", [("gpu", True, "blockwise"), ("tpu", True, "blockwise")])
-def test_no_chosen_backend_ignores_segments(platform, segmented, backend):
-    assert kernels._choose(platform, 8, segmented, "bfloat16") == backend
