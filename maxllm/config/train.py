@@ -87,6 +87,9 @@ class OptimizerConfig(Section):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: float | None = Field(1.0, gt=0, description="global gradient norm; none = no clipping")
+    moments_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the moments between steps; bfloat16: half the memory, rounded stochastically"
+    )
 
 
 class ScheduleConfig(Section):

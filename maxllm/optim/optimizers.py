@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from maxllm.config.train import OptimizerConfig, ScheduleConfig
+from maxllm.optim.rounding import moments_in_bfloat16
 from maxllm.optim.schedules import make_schedule
 
 
@@ -39,6 +40,8 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.Gradient
 def make_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: int) -> optax.GradientTransformation:
     """Clip by global norm, then the optimizer named in `config`, over a run of `steps`."""
     optimizer = OPTIMIZERS[config.name](config, make_schedule(schedule, config.learning_rate, steps))
+    if config.moments_dtype == "bfloat16":
+        optimizer = moments_in_bfloat16(optimizer)
     if config.clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

@@ -177,6 +177,11 @@ class Checkpoints:
                 return self.read_document(step)
         return None
 
+    def newest_holds(self, tree: str) -> bool:
+        """Whether the newest checkpoint has this tree in it; True where there is none."""
+        meta = self.newest_meta()
+        return meta is None or any(name.startswith(f"{tree}/") for name in meta["fingerprints"])
+
     def restore(self, targets: Mapping[str, Tree], step: int | None = None) -> Restored | None:
         """The newest whole checkpoint (or `step`), its arrays laid out as `targets`; None where there is none.
 

@@ -38,6 +38,7 @@ from maxllm.optim import make_optimizer, make_schedule
 from maxllm.parallel import compilation_cache, distributed
 from maxllm.parallel.mesh import feed_of, make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
+from maxllm.quant import quantized
 from maxllm.tokenizer import Tokenizer
 from maxllm.train import doremi
 from maxllm.train import run_dir as run_folder
@@ -136,12 +137,13 @@ class _Run:
             )
             frozen = self.reference.parameters
         return make_train_step(
-            self.structure,
+            self.trained,
             objective,
             optimizer,
             self.mesh,
             accumulation_steps=count,
             zero=self.config.mesh.zero,
+            compress=self.config.mesh.compress,
             pipeline=self.config.pipeline,
             adapt=adapt,
             frozen=frozen,
@@ -151,17 +153,23 @@ class _Run:
         """The state to go on from, made or restored where it will live."""
         structure, shapes = abstract_model(self.config.model, self.config.compute)
         own = objective_doremi.initial(len(self.loader.names)) if self.reference else ()
-        target = abstract_state(shapes, optimizer, self.mesh, own, zero=self.config.mesh.zero)
-        restored = self.checkpoints.restore(_trees(target))
+        # Low precision is how training computes: what is evaluated and exported is the model with its own products.
+        self.trained, scaling = quantized(structure, shapes, self.config.compute)
+        target = abstract_state(shapes, optimizer, self.mesh, own, scaling=scaling, compress=self.config.mesh.compress)
+        wanted = _trees(target)
+        if scaling and not self.checkpoints.newest_holds("scaling"):
+            del wanted["scaling"]  # a run that goes on in another precision begins to remember now
+        restored = self.checkpoints.restore(wanted)
         if restored is None:
             if self.loop.init_from:
                 model = nnx.merge(structure, self._given_parameters(self.loop.init_from))
             else:
                 model = create(self.config.model, self.config.compute, self.mesh, self.loop.seed)
-            return create_state(model, optimizer, self.mesh, own, zero=self.config.mesh.zero)
+            return create_state(model, optimizer, self.mesh, own, scaling=scaling, compress=self.config.mesh.compress)
         step = jax.device_put(np.int32(restored.step), target.step.sharding)
         self.display.say(f"going on from the checkpoint of step {restored.step} in {self.checkpoints.folder}")
-        return structure, TrainState(step, **restored.trees)
+        fresh = jax.device_put(scaling, jax.tree.map(lambda leaf: leaf.sharding, target.scaling))
+        return structure, TrainState(step, **{"scaling": fresh} | restored.trees)
 
     def _given_parameters(self, path: str) -> nnx.State:
         """Another model's parameters. Raises UserError unless shape and tokenizer are this run's."""

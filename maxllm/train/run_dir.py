@@ -27,6 +27,7 @@ FIXED = (
     "objective.step_size",
     "objective.smoothing",
     "optimizer.name",
+    "optimizer.moments_dtype",
     "train.seed",
 )
 DATA = "data.json"

@@ -15,7 +15,9 @@ from jax.sharding import Mesh
 from maxllm.batch import Batch
 from maxllm.config.parallel import PipelineConfig
 from maxllm.objectives.weighted import Weighted
-from maxllm.parallel.rules import RULES, WHOLE, pin
+from maxllm.parallel.rules import constrain, map_axes, pin
+from maxllm.quant import after_step, join, split
+from maxllm.train.copies import added_up, compressed_over_data, copy_axes, gathered, only_parameters
 from maxllm.train.micro_batches import micro_batches, sum_over
 from maxllm.train.pipeline import pipelined_gradients
 from maxllm.train.state import TrainState
@@ -51,6 +53,7 @@ def make_train_step(
     *,
     accumulation_steps: int = 1,
     zero: int = 3,
+    compress: str = "none",
     pipeline: PipelineConfig | None = None,
     adapt: Adapt | None = None,
     frozen: Any = (),
@@ -62,25 +65,29 @@ def make_train_step(
     the pipeline. Metrics, float32 scalars: each term of the objective, `weight` (targets that counted),
     `gradient_norm` (before clipping).
 
-    `zero`: as in MeshConfig, of the state too. `adapt` sees the whole batch before it is cut, for objectives that weigh
+    `zero`, `compress`: as in MeshConfig; compression needs a state made for it. `adapt` sees the whole batch before it is cut, for objectives that weigh
     its rows by something learned; `frozen`: arrays it needs that no step changes (another model's parameters).
     """
-    parameter_rules, gradient_rules = (RULES if zero == 3 else WHOLE), (WHOLE if zero == 1 else RULES)
-    gradients_of = accumulated_gradients
-    if mesh.shape["stage"] > 1:
-        gradients_of = functools.partial(pipelined_gradients, pipeline=pipeline or PipelineConfig())
+    gradients_of = _gradients_of(structure, objective, mesh, accumulation_steps, zero, compress, pipeline)
 
     def step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, Metrics]:
         own, reported = state.objective, {}
         if adapt:
             batch, own, reported = adapt(state, batch, frozen)
-        gradients, terms = gradients_of(structure, objective, state.parameters, batch, accumulation_steps)
-        gradients = pin(gradients, mesh, gradient_rules)
+        learned = join(state.parameters, state.scaling)
+        if zero < 3:
+            learned = gathered(structure, learned, mesh)
+        gradients, terms, waiting = gradients_of(learned, batch, state.waiting)
+        gradients, met = split(gradients)
+        gradients = _as_float32(pin(gradients, mesh))
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
-        parameters = pin(optax.apply_updates(state.parameters, updates), mesh, parameter_rules)
+        parameters = pin(optax.apply_updates(state.parameters, updates), mesh)
         metrics = {name: term.mean() for name, term in terms.items()}
         metrics |= {"weight": terms["loss"].weight, "gradient_norm": optax.global_norm(gradients)}
-        return TrainState(state.step + 1, parameters, pin(moments, mesh), own), metrics | reported
+        if (sparsity := optax.tree.get(moments, "sparsity")) is not None:
+            reported = reported | {"sparsity": sparsity}
+        scaling = pin(after_step(state.scaling, met), mesh)
+        return TrainState(state.step + 1, parameters, pin(moments, mesh), own, scaling, waiting), metrics | reported
 
     return Step(mesh, step, frozen, donate_argnums=0)
 
@@ -90,22 +97,76 @@ def make_eval_step(structure: nnx.GraphDef, objective: Objective, mesh: Mesh) ->
     return Step(mesh, lambda parameters, batch: objective(nnx.merge(structure, parameters), batch))
 
 
+def gradient_function(mesh: Mesh, pipeline: PipelineConfig) -> Callable[..., tuple[nnx.State, dict[str, Weighted]]]:
+    """`accumulated_gradients`, or, where the mesh has stages, what sends the micro-batches through them."""
+    if mesh.shape["stage"] == 1:
+        return accumulated_gradients
+    return functools.partial(pipelined_gradients, pipeline=pipeline)
+
+
+def _gradients_of(
+    structure: nnx.GraphDef,
+    objective: Objective,
+    mesh: Mesh,
+    accumulation_steps: int,
+    zero: int,
+    compress: str,
+    pipeline: PipelineConfig | None,
+) -> Callable[[nnx.State, Batch, Any], tuple[nnx.State, dict[str, Weighted], Any]]:
+    """(parameters, batch, what compression has not sent) -> (gradients of the mean, terms, what it has not sent)."""
+    if mesh.shape["stage"] > 1:
+        more = pipeline or PipelineConfig()
+        return lambda parameters, batch, waiting: (
+            *pipelined_gradients(structure, objective, parameters, batch, accumulation_steps, pipeline=more),
+            waiting,
+        )
+    axes = copy_axes(mesh, zero)
+
+    def gradients_of(parameters: nnx.State, batch: Batch, waiting: Any) -> tuple[nnx.State, dict[str, Weighted], Any]:
+        compressed = waiting != ()
+        if compressed or (accumulation_steps > 1 and axes and only_parameters(parameters)):
+            gradients, terms = added_up(sums, axes, compressed)(parameters, batch)
+            if compressed:
+                gradients, waiting = compressed_over_data(gradients, waiting, mesh, compress)
+            return gradients, terms, waiting
+        return *accumulated_gradients(structure, objective, parameters, batch, accumulation_steps), waiting
+
+    def sums(parameters: nnx.State, batch: Batch) -> tuple[nnx.State, dict[str, Weighted]]:
+        return summed_gradients(structure, objective, parameters, batch, accumulation_steps)
+
+    return gradients_of
+
+
 def accumulated_gradients(
     structure: nnx.GraphDef, objective: Objective, parameters: nnx.State, batch: Batch, accumulation_steps: int
 ) -> tuple[nnx.State, dict[str, Weighted]]:
     """Gradients of the mean of the term "loss" over the whole batch, and every term's sum and weight."""
+    gradients, terms = summed_gradients(structure, objective, parameters, batch, accumulation_steps)
+    weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
+    return jax.tree.map(lambda gradient: gradient / weight, gradients), terms
+
+
+def summed_gradients(
+    structure: nnx.GraphDef, objective: Objective, parameters: nnx.State, batch: Batch, accumulation_steps: int
+) -> tuple[nnx.State, dict[str, Weighted]]:
+    """Gradients of the sum of the term "loss", one micro-batch after another, and every term's sum and weight."""
 
     def micro_step(batch: Batch) -> tuple[nnx.State, dict[str, Weighted]]:
         def total(parameters: nnx.State) -> tuple[jax.Array, dict[str, Weighted]]:
             terms = objective(nnx.merge(structure, parameters), batch)
             return terms["loss"].sum, terms
 
-        gradients, terms = jax.grad(total, has_aux=True)(parameters)
-        return gradients, terms
+        return jax.grad(total, has_aux=True)(parameters)
+
+    def micro_sum(batch: Batch) -> tuple[nnx.State, dict[str, Weighted]]:
+        gradients, terms = micro_step(batch)
+        # What is added up is split as the moments are, but over axes whose devices each have gradients of their own.
+        return map_axes(lambda gradient, names: constrain(gradient, *names), _as_float32(gradients)), terms
 
     if accumulation_steps == 1:
-        gradients, terms = micro_step(batch)
-    else:
-        gradients, terms = sum_over(micro_step, micro_batches(batch, accumulation_steps))
-    weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
-    return jax.tree.map(lambda gradient: gradient / weight, gradients), terms
+        return micro_step(batch)
+    return sum_over(micro_sum, micro_batches(batch, accumulation_steps))
+
+
+def _as_float32(gradients: nnx.State) -> nnx.State:
+    return jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)
