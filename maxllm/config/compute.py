@@ -20,4 +20,12 @@ class ComputeConfig(Section):
     attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn", "mosaic", "splash"] = Field(
         "auto", description="auto: the first of its platform's that can; says which, and why not the others"
     )
+    precision: Literal["none", "fp8", "fp8_delayed", "int8"] = Field(
+        "none",
+        description="of the layers' matrix products in training; fp8 is for NVIDIA from Hopper on, int8 for TPUs",
+    )
+    precision_modules: list[str] = Field(
+        ["layers/.*"],
+        description="regular expressions of the products' paths, e.g. layers/mlp/(gate|up); each has to match some",
+    )
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")
