@@ -16,7 +16,12 @@ from maxllm.parallel.rules import shardings
 
 def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Decoder:
     return Decoder(
-        config, dtype=compute.dtype, remat=compute.remat, attention=compute.attention, rngs=nnx.Rngs(params=key)
+        config,
+        dtype=compute.dtype,
+        remat=compute.remat,
+        attention=compute.attention,
+        context=compute.context,
+        rngs=nnx.Rngs(params=key),
     )
 
 

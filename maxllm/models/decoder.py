@@ -53,7 +53,7 @@ class KVCache(NamedTuple):
 
 
 class Block(nnx.Module):
-    def __init__(self, config: ModelConfig, *, attention: str, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, attention: str, context: str, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.attention = Attention(
             config.hidden_size,
@@ -61,6 +61,7 @@ class Block(nnx.Module):
             config.num_kv_heads,
             config.head_size,
             backend=attention,
+            context=context,
             std=config.init_std,
             rngs=rngs,
         )
@@ -80,7 +81,7 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Tokens to logits. `dtype`: of activations; `remat`: a key of REMAT, or "none"; `attention`: a backend."""
+    """Tokens to logits. `dtype`: of activations; `remat`: a key of REMAT, or "none"; the others: ComputeConfig's."""
 
     def __init__(
         self,
@@ -89,13 +90,15 @@ class Decoder(nnx.Module):
         dtype: Any = jnp.float32,
         remat: str = "none",
         attention: str = "auto",
+        context: str = "ring",
         rngs: nnx.Rngs,
     ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
         self.embed = Embedding(config.vocab_size, config.hidden_size, std=config.init_std, rngs=rngs)
-        self.layers = _stacked(functools.partial(Block, config, attention=attention), config.num_layers, rngs)
+        block = functools.partial(Block, config, attention=attention, context=context)
+        self.layers = _stacked(block, config.num_layers, rngs)
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         if not config.tie_embeddings:
             self.head = Linear(

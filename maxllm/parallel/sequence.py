@@ -7,10 +7,44 @@ A loss that adds up over tokens does not care, rotary positions come with the ba
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+
+def stretch_of(device: Any, half: Any, devices: int) -> Any:
+    """Which of the row's 2 · devices stretches is the device's half 0 or 1; numbers, or traced ones."""
+    return device + half * (2 * devices - 1 - 2 * device)
+
+
+def stretches(devices: int) -> np.ndarray:
+    """The row's stretches as they lie, device after device: int32 `[2 · devices]`."""
+    places = np.arange(2 * devices, dtype=np.int32)
+    return stretch_of(places // 2, places % 2, devices)
 
 
 def balanced(length: int, devices: int) -> np.ndarray:
     """Index in the row of what lies at each place, int32 `[length]`; `length` is a multiple of 2 · devices."""
-    stretches = np.arange(length, dtype=np.int32).reshape(2 * devices, -1)
-    return np.concatenate([stretches[[i, 2 * devices - 1 - i]].ravel() for i in range(devices)])
+    return np.arange(length, dtype=np.int32).reshape(2 * devices, -1)[stretches(devices)].ravel()
+
+
+def pairs(device: Any, step: Any, causal: bool = True) -> list[tuple[Any, Any]]:
+    """(half of the queries, half of the keys) to be computed when a device meets the keys of the one `step` before it.
+
+    Of the four pairs, a later stretch's keys are seen by none. Beginning: the device's own keys, half against half and
+    all of the first. At any other step two whole pairs are left: the end sees the other's beginning, and the halves
+    that are alike see each other in one direction, end to end if the ring has passed the row's first device.
+    """
+    if not causal:
+        return [(0, 0), (0, 1), (1, 0), (1, 1)]
+    if isinstance(step, int) and step == 0:
+        return [(0, 0), (1, 0), (1, 1)]
+    passed = (device < step) * 1
+    return [(1, 0), (passed, passed)]
+
+
+def steps(devices: int, stretch: int, window: int | None) -> list[int]:
+    """The steps at which any device sees any of the keys that come around; `window` as in kernels.masking."""
+    # The halves that are alike are as far apart as the devices, one way around or the other; others are farther.
+    near = [(min(step, devices - step) - 1) * stretch + 1 for step in range(devices)]
+    return [step for step in range(devices) if window is None or step == 0 or near[step] < window]

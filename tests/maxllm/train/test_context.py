@@ -1,0 +1,91 @@
+"""Rows spread over devices give the loss and the gradients of one device."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from maxllm.batch import Batch
+from maxllm.config.compute import ComputeConfig
+from maxllm.config.model import ModelConfig
+from maxllm.config.parallel import MeshConfig
+from maxllm.models import abstract, create
+from maxllm.objectives import causal_lm
+from maxllm.parallel.mesh import make_mesh, place_batch
+from maxllm.parallel.rules import check_layout, shardings
+from maxllm.train.step import accumulated_gradients
+
+ROWS, LENGTH, VOCAB = 8, 32, 64
+TOLERANCE = 1e-5  # relative L2 of each tensor, float32
+MODEL = ModelConfig(
+    vocab_size=VOCAB,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=8,
+    num_kv_heads=4,
+    max_positions=LENGTH,
+)
+
+
+def packed_rows() -> Batch:
+    """Documents of uneven lengths that cross the stretches, padding, and weights that differ from token to token."""
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.int32)
+    segment_ids = np.sort(generator.integers(1, 4, (ROWS, LENGTH)), axis=1).astype(np.int32)
+    segment_ids[:, LENGTH - 5 :] = 0
+    starts = [[np.flatnonzero(row == segment)[0] for segment in row] for row in segment_ids]
+    positions = (np.arange(LENGTH) - np.array(starts)).astype(np.int32)
+    weights = generator.uniform(0, 2, (ROWS, LENGTH)).astype(np.float32) * (segment_ids > 0)
+    return Batch(tokens[:, :-1], tokens[:, 1:], segment_ids, positions, weights.astype(np.float32))
+
+
+def mesh_of(**axes: int):
+    return make_mesh(MeshConfig(**{"fsdp": 1} | axes), jax.devices()[: int(np.prod(list(axes.values())))])
+
+
+@functools.cache
+def initial() -> nnx.State:
+    """Larger than a training run begins with: near 0, a uniform softmax would hide errors."""
+    return jax.tree.map(lambda x: 5 * x, nnx.state(create(MODEL, ComputeConfig(), mesh_of(), seed=0)))
+
+
+def loss_and_gradients(axes: dict[str, int], micro_batches: int = 1, **compute):
+    mesh = mesh_of(**axes)
+    check_layout(MODEL, mesh, ROWS // micro_batches, LENGTH)
+    structure, _ = abstract(MODEL, ComputeConfig(dtype="float32", loss_chunk=20, **compute))
+    parameters = jax.device_put(initial(), shardings(initial(), mesh))
+    compute_gradients = functools.partial(accumulated_gradients, structure, causal_lm, accumulation_steps=micro_batches)
+    with jax.set_mesh(mesh):
+        gradients, terms = jax.jit(compute_gradients)(parameters, place_batch(packed_rows(), mesh))
+    return terms["loss"].mean(), {".".join(p): np.asarray(g) for p, g in nnx.to_flat_state(jax.device_get(gradients))}
+
+
+@functools.cache
+def truth():
+    return loss_and_gradients({})
+
+
+@pytest.mark.parametrize(
+    "axes, options",
+    [
+        ({"context": 4}, {}),
+        ({"context": 2, "tensor": 2, "fsdp": 2}, {"context": "all_gather", "micro_batches": 2}),
+        ({"context": 2, "tensor": 2, "fsdp": 2}, {"remat": "attention"}),
+        pytest.param({"context": 8}, {"remat": "full"}, marks=pytest.mark.slow),
+        pytest.param({"context": 4, "data": 2}, {"micro_batches": 4}, marks=pytest.mark.slow),
+        pytest.param({"context": 2, "expert": 2, "data": 2}, {}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_context_axis_gives_the_loss_and_every_gradient_of_one_device(axes, options):
+    got, want = loss_and_gradients(axes, **options), truth()
+    np.testing.assert_allclose(got[0], want[0], rtol=TOLERANCE)
+    assert got[1].keys() == want[1].keys()
+    for name, gradient in want[1].items():
+        difference = np.linalg.norm(got[1][name] - gradient) / np.linalg.norm(gradient)
+        assert difference <= TOLERANCE, f"{name}: relative L2 {difference:.2e}"
