@@ -17,10 +17,15 @@ class ComputeConfig(Section):
         "none",
         description="recomputed backward: nothing, all but matrix products (dots), all but attention, the whole layer",
     )
-    attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn"] = Field(
-        "auto", description="mapped: a head at a time, for CPUs; cudnn: only without packing; auto says what it chose"
+    attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn", "mosaic", "splash"] = Field(
+        "auto", description="auto: the first of its platform's that can; says which, and why not the others"
     )
-    context: Literal["ring", "all_gather"] = Field(
-        "ring", description="mesh.context: keys go around from device to device, or all of a row's come to each"
+    precision: Literal["none", "fp8", "fp8_delayed", "int8"] = Field(
+        "none",
+        description="of the layers' matrix products in training; fp8 is for NVIDIA from Hopper on, int8 for TPUs",
+    )
+    precision_modules: list[str] = Field(
+        ["layers/.*"],
+        description="regular expressions of the products' paths, e.g. layers/mlp/(gate|up); each has to match some",
     )
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")

@@ -46,7 +46,8 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, by: Rotation, segment_ids: jax.Array | None) -> jax.Array:
         query, key, value = self.project(x, by)
         mixed = attention(query, key, value, segment_ids=segment_ids, backend=self.backend, context=self.context)
-        mixed = checkpoint_name(constrain(mixed, "batch", "length", "heads", None), "attention")
+        # What the backward pass needs of it has a name already, in the kernel's own layout.
+        mixed = constrain(mixed, "batch", "length", "heads", None)
         return checkpoint_name(self.output(mixed), "attention_output")
 
     def extend(
