@@ -28,4 +28,7 @@ class ComputeConfig(Section):
         ["layers/.*"],
         description="regular expressions of the products' paths, e.g. layers/mlp/(gate|up); each has to match some",
     )
+    context: Literal["ring", "all_gather"] = Field(
+        "ring", description="mesh.context: keys go around from device to device, or all of a row's come to each"
+    )
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")
