@@ -49,7 +49,7 @@ def main(config: TrainConfig) -> None:
     check_layout(config.model, mesh, micro, config.data.sequence_length)
     optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps)
     model = create(config.model, config.compute, mesh, config.train.seed)
-    structure, state = create_state(model, optimizer, mesh, zero=config.mesh.zero)
+    structure, state = create_state(model, optimizer, mesh, compress=config.mesh.compress)
     del model
     step = make_train_step(
         structure,
@@ -58,6 +58,7 @@ def main(config: TrainConfig) -> None:
         mesh,
         accumulation_steps=config.train.accumulation_steps,
         zero=config.mesh.zero,
+        compress=config.mesh.compress,
         pipeline=config.pipeline,
     )
     batch = place_batch(packed_batch(config.data, config.model.vocab_size), mesh)

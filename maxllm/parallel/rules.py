@@ -53,6 +53,18 @@ def shardings(tree: Any, mesh: Mesh, rules: Any = RULES) -> Any:
     return jax.tree.map(sharding, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
+def map_axes(function: Callable[[Any, tuple[str | None, ...]], Any], tree: Any) -> Any:
+    """`tree` with `function(leaf, its logical axes)` in place of each leaf; who names none has None per dimension."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, nnx.Variable):
+            return function(leaf, (None,) * leaf.ndim)
+        value = leaf.get_raw_value()
+        return leaf.replace(function(value, leaf.get_metadata().get("axes") or (None,) * value.ndim))
+
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
 def pin(tree: Any, mesh: Mesh, rules: Any = RULES) -> Any:
     """`tree` laid out by `shardings`, inside a compiled function: the compiler would otherwise choose."""
     return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh, rules))
