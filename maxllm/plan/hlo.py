@@ -88,7 +88,7 @@ def parse_shape(text: str) -> Shape:
     """The shape that `text` is. Raises ValueError if it is something else."""
     text = _COMMENT.sub("", text).strip()
     if text.startswith("("):
-        return Shape(parts=tuple(parse_shape(part) for part in _split(text[1:-1])))
+        return Shape(parts=tuple(parse_shape(part) for part in _split(text[1:-1]) if part))
     dtype, bracket, rest = text.partition("[")
     sizes, closed, layout = rest.partition("]")
     if not bracket or not closed or not dtype.isalnum():
