@@ -79,8 +79,8 @@ def train_parts(config: TrainConfig, mesh: Mesh, state: TrainState, batch: Any, 
         padding = memory.arguments - parameters - moments - rest - fed
         if padding > 2**20:
             parts.append(Part("padding of the above", padding, "compiled"))
-        parts.append(Part("temporaries", memory.temporaries, "compiled"))
         parts.append(Part("program", memory.code, "compiled"))
+        parts.append(Part("temporaries", memory.temporaries, "compiled", note="of which"))
     saved, note = saved_activations(config, mesh.shape)
     parts.append(Part("saved activations", saved, "formula" if saved is not None else "unknown", "temporaries", note))
     gradients = _gradients(state, mesh, config.mesh.zero)

@@ -76,23 +76,27 @@ def train_program(config: TrainConfig, machine: Machine, say: Say = lambda line:
     return _compiled("train step", lambda: step.lower(state, batch), mesh, machine, say)
 
 
-def serve_programs(
-    model: ModelConfig, config: EngineConfig, machine: Machine, prompt: int | None = None, say: Say = lambda line: None
-) -> Iterator[Program]:
-    """Prefill and insert of the longest prompt (or one of `prompt` tokens), and a decode step of all slots."""
-    mesh = make_mesh(MeshConfig(fsdp=1, data=-1, tensor=config.tensor), targets.devices(machine)[: config.tensor])
+def engine_for(model: ModelConfig, config: EngineConfig, machine: Machine) -> Engine:
+    """The engine of `config` on the first `config.tensor` devices of `machine`, its parameters shapes only."""
+    if machine.devices < config.tensor:
+        raise UserError(f"engine.tensor {config.tensor}: {machine.name} has {machine.devices} devices")
+    mesh = make_mesh(MeshConfig(fsdp=1, tensor=config.tensor), targets.devices(machine)[: config.tensor])
+    check_layout(model, mesh)
     structure, parameters = abstract(model)
     layout = shardings(parameters, mesh)
-    parameters = jax.tree.map(
+    shapes = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), parameters, layout
     )
-    engine = Engine(nnx.merge(structure, parameters), config, model)
-    bucket = next(
-        (size for size in engine.prefill_buckets if size >= (prompt or engine.max_prefill_length)),
-        engine.max_prefill_length,
-    )
+    return Engine(nnx.merge(structure, shapes), config, model)
+
+
+def serve_programs(
+    engine: Engine, config: EngineConfig, machine: Machine, say: Say = lambda line: None
+) -> Iterator[Program]:
+    """Prefill and insert of the longest prompt, and a decode step of all slots over all positions."""
+    bucket = engine.max_prefill_length
     for key in (("prefill", bucket), ("insert", bucket), ("generate", config.slots, engine.max_length)):
-        yield _compiled(" ".join(map(str, key)), functools.partial(engine.lower, *key), mesh, machine, say)
+        yield _compiled(" ".join(map(str, key)), functools.partial(engine.lower, *key), engine.mesh, machine, say)
 
 
 def _compiled(name: str, lower: Callable[[], jax.stages.Lowered], mesh: Mesh, machine: Machine, say: Say) -> Program:

@@ -148,18 +148,25 @@ def show(plan: Plan, console: Console) -> None:
         _speed(plan, console)
 
 
-def memory_table(title: str, parts: list[Part], found: Fit) -> Table:
+def memory_table(
+    title: str, parts: list[Part], found: Fit, needed: str = "all of these, inner parts counted once"
+) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("GB", justify="right")
     table.add_column("known by")
     table.add_column("")
     for part in parts:
-        indent = "  of them " if part.within else ""
-        size = "unknown" if part.bytes is None else f"{part.bytes / GB:.3f}"
+        indent = "  " if part.within else ""
+        size = "unknown" if part.bytes is None else _gigabytes(part.bytes)
         table.add_row(f"{indent}{part.name}", size, part.source, part.note)
-    table.add_row("[bold]needed[/]", f"[bold]{found.needed / GB:.3f}[/]", "", "all that is not part of another")
+    table.add_row("[bold]needed[/]", f"[bold]{_gigabytes(found.needed)}[/]", "", needed)
     return table
+
+
+def _gigabytes(count: int) -> str:
+    """Three digits behind the point; more where they would all be zeros."""
+    return f"{count / GB:.3f}" if count >= 1e6 else f"{count / GB:.6f}"
 
 
 def verdict(found: Fit, machine: Machine) -> str:
