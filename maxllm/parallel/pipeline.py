@@ -19,9 +19,12 @@ from maxllm.parallel.rules import constrain
 STAGE = "stage"
 
 
-def on_all_stages(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of one stage's arrays for all stages: layouts that it asks for hold within each stage."""
-    return jax.vmap(function, spmd_axis_name=STAGE)
+def on_all_stages(function: Callable[..., Any], axes: Any = 0) -> Callable[..., Any]:
+    """`function` of one stage's arrays for all stages at once; layouts that it asks for hold within each stage.
+
+    `axes`: where the stages are in each argument; first in what is returned.
+    """
+    return jax.vmap(function, axes, spmd_axis_name=STAGE)
 
 
 def group(layers: Any, stages: int, chunks: int = 1) -> Any:
@@ -42,11 +45,20 @@ def ungroup(groups: Any) -> Any:
     return jax.tree.map(lambda leaf: _by_stage(leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[3:])), groups)
 
 
-def zeros_on_stages(tree: Any, stages: int) -> Any:
-    """`[stages, ...]` zeros shaped like the leaves."""
-    return jax.tree.map(lambda leaf: _by_stage(jnp.zeros((stages, *leaf.shape), leaf.dtype)), tree)
+def choose(groups: Any, chunk: jax.Array) -> Any:
+    """Of each stage's chunks, in leaves `[stages, chunks, ...]`, the one that `chunk` `[stages]` says."""
+    if jax.tree.leaves(groups)[0].shape[1] == 1:
+        return jax.tree.map(lambda leaf: leaf[:, 0], groups)
+
+    # By hand: the compiler gathers the stages' gradients to put each in its chunk's place.
+    def of_own(groups: Any, chunk: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, chunk[0], 1, keepdims=False), groups)
+
+    split = PartitionSpec(STAGE)
+    return jax.shard_map(of_own, in_specs=split, out_specs=split, axis_names={STAGE})(groups, chunk)
 
 
+@jax.custom_vjp
 def onward(x: jax.Array) -> jax.Array:
     """Every stage's part of `[stages, ...]` to the next stage; the last one's to the first."""
     return jnp.roll(x, 1, axis=0)
@@ -55,6 +67,10 @@ def onward(x: jax.Array) -> jax.Array:
 def backward(x: jax.Array) -> jax.Array:
     """Every stage's part of `[stages, ...]` to the stage before; the first one's to the last."""
     return jnp.roll(x, -1, axis=0)
+
+
+# Differentiated by rule, a roll becomes two messages.
+onward.defvjp(lambda x: (onward(x), None), lambda _, d_y: (backward(d_y),))
 
 
 def put(x: jax.Array, stage: int, value: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ def pipelined_gradients(
     parts = _Parts(structure, objective, parameters, batch, accumulation_steps, pipeline)
     run = _one_forward_one_backward if pipeline.schedule == "1f1b" else _all_forward_then_all_backward
     d_groups, d_outer, terms = run(parts, stages_of.group(parts.layers, parts.stages, parts.chunks), parts.outer)
-    gradients = nnx.State({**d_outer, "layers": stages_of.ungroup(d_groups)})
+    gradients = nnx.merge_state(d_outer, stages_of.ungroup(d_groups))
     weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
     return jax.tree.map(lambda gradient: gradient / weight, gradients), terms
 
@@ -59,8 +59,7 @@ class _Parts:
         pipeline: PipelineConfig,
     ):
         self.structure, self.objective, self.count = structure, objective, count
-        self.layers = parameters["layers"]
-        self.outer = nnx.State({name: part for name, part in parameters.items() if name != "layers"})
+        self.layers, self.outer = nnx.split_state(parameters, lambda path, _: path[0] == "layers", ...)
         self.stages = jax.sharding.get_abstract_mesh().shape["stage"]
         self.chunks = pipeline.chunks if pipeline.schedule == "interleaved" else 1
         self.batches = micro_batches(batch, count)
@@ -68,7 +67,7 @@ class _Parts:
 
     def model(self, outer: nnx.State) -> Any:
         """Whose own layers nobody runs."""
-        return nnx.merge(self.structure, nnx.State({**outer, "layers": self.layers}))
+        return nnx.merge(self.structure, outer, self.layers)
 
     def batch(self, number: jax.Array) -> Batch:
         """Micro-batch `number`; some other one where there is none of that number."""
@@ -87,13 +86,12 @@ class _Parts:
             for rows in (self.batches.positions, self.batches.segment_ids)
         )
 
-        def stage(group: nnx.State, chunk: jax.Array, x: jax.Array, positions: jax.Array, segment_ids: jax.Array):
-            at = 0 if self.chunks == 1 else jnp.clip(chunk, 0, self.chunks - 1)
-            layers = jax.tree.map(lambda leaf: leaf[at], group)
+        def stage(group: nnx.State, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
             by = rotation(positions, model.config.head_size, model.config.rope_theta)
-            return model.through(layers, x, by, segment_ids)
+            return model.through(group["layers"], x, by, segment_ids)
 
-        return stages_of.spread(stages_of.on_all_stages(stage)(groups, chunk, x, positions, segment_ids))
+        layers = stages_of.choose(groups, jnp.clip(chunk, 0, self.chunks - 1))
+        return stages_of.spread(stages_of.on_all_stages(stage)(layers, x, positions, segment_ids))
 
     def place(self, item: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The chunk and the micro-batch that the `item`-th passage through a stage is about.
@@ -203,11 +201,11 @@ def _one_forward_one_backward(parts: _Parts, groups: nnx.State, outer: nnx.State
         item = t - 2 * behind + parts.numbers
         # Gone forward `2 (behind - s)` ticks ago.
         slot = (t - 2 * (behind - parts.numbers)) % ring
-        x = jax.vmap(lambda saved, at: saved[at], (1, 0), spmd_axis_name="stage")(flight.saved, slot)
+        x = stages_of.on_all_stages(lambda saved, at: saved[at], (1, 0))(flight.saved, slot)
         there = (item >= 0) & (item < parts.count)
         _, back = jax.vjp(lambda groups, x: parts.through(groups, x, item), groups, x)
         d_groups, d_x = jax.tree.map(lambda d: stages_of.where(there, d), back(flight.d_y))
-        _, back = jax.vjp(lambda outer: parts.begin(outer, item[0]), outer)
+        _, back = jax.vjp(lambda outer: parts.begin(outer, t - 2 * behind), outer)
         d_outer = jax.tree.map(jnp.add, flight.d_outer, back(stages_of.take(d_x, 0))[0])
         d_groups = jax.tree.map(jnp.add, flight.d_groups, d_groups)
         return flight._replace(d_y=stages_of.spread(stages_of.backward(d_x)), d_groups=d_groups, d_outer=d_outer)
