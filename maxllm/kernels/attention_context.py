@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec
 
 from maxllm.config.errors import UserError
 from maxllm.kernels import attention_pair
-from maxllm.kernels.attention_ring import AXIS, Arrays, named, ring
+from maxllm.kernels.attention_heads import along, named
+from maxllm.kernels.attention_ring import AXIS, Arrays, ring
 from maxllm.kernels.masking import Masking, visible_range
 from maxllm.parallel.rules import layout
 from maxllm.parallel.sequence import stretches
@@ -95,8 +96,7 @@ def _forward(
 ) -> tuple[jax.Array, Arrays]:
     keys, values = _whole(key), _whole(value)
     halves = [
-        attention_pair.forward(query[half], keys, values, first[half], last[half], 0, masking.softcap)
-        for half in range(2)
+        attention_pair.forward(query[half], keys, values, first[half], last[half], 0, masking) for half in range(2)
     ]
     mixed, denominator = (jnp.stack(both) for both in zip(*halves, strict=True))
     mixed, denominator = named(mixed.astype(query.dtype), denominator)
@@ -105,7 +105,7 @@ def _forward(
 
 def _backward(masking: Masking, saved: Arrays, gradient: jax.Array) -> tuple[jax.Array | None, ...]:
     query, key, value, first, last, mixed, denominator = saved
-    along = (mixed.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(axis=-1)
+    sums = along(mixed, gradient)
     keys, values = _whole(key), _whole(value)
     d_query, d_key, d_value = [], 0.0, 0.0
     for half in range(2):
@@ -116,9 +116,9 @@ def _backward(masking: Masking, saved: Arrays, gradient: jax.Array) -> tuple[jax
             first[half],
             last[half],
             0,
-            masking.softcap,
+            masking,
             denominator[half],
-            along[half],
+            sums[half],
             gradient[half],
         )
         d_query.append(d.astype(query.dtype))

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maxllm.kernels.masking import MASKED
+from maxllm.kernels.attention_heads import capped, uncapped
+from maxllm.kernels.masking import MASKED, Masking
 from maxllm.parallel.target import platform
 
 CPU_BLOCK, BLOCK = 128, 512  # queries, and keys, whose scores exist at once
@@ -28,7 +29,7 @@ def forward(
     first: jax.Array,
     last: jax.Array,
     key_at: jax.Array | int,
-    softcap: float | None,
+    masking: Masking,
 ) -> tuple[jax.Array, jax.Array]:
     """Float32 output `[batch, kv_heads, rows, head_dim]` and log Σ exp(scores) `[batch, kv_heads, rows]`.
 
@@ -43,7 +44,7 @@ def forward(
 
         def absorb(key_block: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             top, total, mixed = carry
-            scores = _capped(_scores(at, blocks.keys(keys, key_block)), softcap)
+            scores = capped(_scores(at, blocks.keys(keys, key_block)), masking)
             scores = jnp.where(visible(key_block), scores, MASKED)
             new_top = jnp.maximum(top, scores.max(axis=-1))
             weights, shrink = jnp.exp(scores - new_top[..., None]), jnp.exp(top - new_top)
@@ -73,33 +74,33 @@ def backward(
     first: jax.Array,
     last: jax.Array,
     key_at: jax.Array | int,
-    softcap: float | None,
+    masking: Masking,
     denominator: jax.Array,
-    along: jax.Array,
+    sums: jax.Array,
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Float32 d query, d key and d value of this pair alone.
 
-    `denominator`: over all keys of the row, and `along` = rowsum(output · gradient), both `[batch, kv_heads, rows]`.
-    With P = exp(S - denominator): dV = Pᵀ dO, dS = P · (dO Vᵀ - along), dQ = dS K, dK = dSᵀ Q (Dao et al. 2022).
+    `denominator`: over all keys of the row, and `sums` = rowsum(output · gradient), both `[batch, kv_heads, rows]`.
+    With P = exp(S - denominator): dV = Pᵀ dO, dS = P · (dO Vᵀ - sums), dQ = dS K, dK = dSᵀ Q (Dao et al. 2022).
     """
     blocks = _Blocks(query, key, first - key_at, last - key_at)
-    queries, gradients, denominators, alongs = (blocks.padded_queries(x) for x in (query, gradient, denominator, along))
+    queries, gradients, denominators, all_sums = (
+        blocks.padded_queries(x) for x in (query, gradient, denominator, sums)
+    )
     keys, values = blocks.padded_keys(key), blocks.padded_keys(value)
 
     def one(d_key_and_value: tuple[jax.Array, jax.Array], block: jax.Array):
         at, d_at = blocks.queries(queries, block), blocks.queries(gradients, block)
-        own, own_along = (blocks.queries(x, block)[..., None] for x in (denominators, alongs))
+        own, own_sums = (blocks.queries(x, block)[..., None] for x in (denominators, all_sums))
         begin, end, visible = blocks.seen_by(block)
 
         def absorb(key_block: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             d_query, d_key, d_value = carry
             some, its_value = blocks.keys(keys, key_block), blocks.keys(values, key_block)
-            scores = _capped(_scores(at, some), softcap)
+            scores = capped(_scores(at, some), masking)
             weights = jnp.where(visible(key_block), jnp.exp(scores - own), 0.0)
-            d_scores = weights * (_scores(d_at, its_value) - own_along)
-            if softcap is not None:
-                d_scores *= 1 - (scores / softcap) ** 2
+            d_scores = uncapped(weights * (_scores(d_at, its_value) - own_sums), scores, masking)
             d_scores, weights = d_scores.astype(query.dtype), weights.astype(query.dtype)
             d_key = blocks.add(d_key, key_block, _gathered(d_scores, at))
             d_value = blocks.add(d_value, key_block, _gathered(weights, d_at))
@@ -175,10 +176,6 @@ def _cut(size: int, largest: int) -> tuple[int, int]:
 
 def _padded(x: jax.Array, short: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, short), *((0, 0),) * (x.ndim - 3))) if short else x
-
-
-def _capped(scores: jax.Array, softcap: float | None) -> jax.Array:
-    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
 
 
 def _scores(query: jax.Array, key: jax.Array) -> jax.Array:

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from maxllm.kernels import attention_pair
+from maxllm.kernels.attention_heads import along, named
 from maxllm.kernels.masking import MASKED, Masking
 from maxllm.parallel.sequence import pairs, steps, stretch_of
 
@@ -44,7 +44,7 @@ def _forward(
         def one(state: Arrays, pair: Arrays) -> tuple[Arrays, None]:
             mine, theirs, key_at = pair
             own = [_half(x, mine) for x in (query, first, last)]
-            part = attention_pair.forward(own[0], *(_half(x, theirs) for x in block), *own[1:], key_at, masking.softcap)
+            part = attention_pair.forward(own[0], *(_half(x, theirs) for x in block), *own[1:], key_at, masking)
             together = attention_pair.merged(tuple(_half(x, mine) for x in state), part)
             return tuple(_put(x, half, mine) for x, half in zip(state, together, strict=True)), None
 
@@ -58,7 +58,7 @@ def _forward(
 
 def _backward(masking: Masking, saved: Arrays, gradient: jax.Array) -> tuple[jax.Array | None, ...]:
     query, key, value, first, last, mixed, denominator = saved
-    along = (mixed.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(axis=-1)
+    sums = along(mixed, gradient)
 
     def visit(gradients: tuple[jax.Array, Arrays], block: Arrays, step: Any) -> tuple[jax.Array, Arrays]:
         d_query, d_block = gradients
@@ -68,9 +68,9 @@ def _backward(masking: Masking, saved: Arrays, gradient: jax.Array) -> tuple[jax
         def one(gradients: tuple[jax.Array, Arrays], pair: Arrays) -> tuple[tuple[jax.Array, Arrays], None]:
             d_query, found = gradients
             mine, theirs, key_at = pair
-            own = [_half(x, mine) for x in (query, first, last, denominator, along, gradient)]
+            own = [_half(x, mine) for x in (query, first, last, denominator, sums, gradient)]
             d_own, *parts = attention_pair.backward(
-                own[0], *(_half(x, theirs) for x in block), *own[1:3], key_at, masking.softcap, *own[3:]
+                own[0], *(_half(x, theirs) for x in block), *own[1:3], key_at, masking, *own[3:]
             )
             d_query = _put(d_query, _half(d_query, mine) + d_own, mine)
             found = tuple(_put(x, _half(x, theirs) + d, theirs) for x, d in zip(found, parts, strict=True))
@@ -120,11 +120,6 @@ def _around(
         carry = visit(carry, block, run[-1])
         block, at = coming, run[-1]
     return carry
-
-
-def named(mixed: jax.Array, denominator: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """With these two saved, rematerialisation need not go around again."""
-    return checkpoint_name(mixed, "attention"), checkpoint_name(denominator, "attention_denominator")
 
 
 def _runs(stretch: int, masking: Masking) -> list[list[int]]:
