@@ -98,9 +98,7 @@ def _fit(args: argparse.Namespace) -> int:
         _show(choices, flops, law, "loss, your runs' law")
         furthest = max(point.flops for point in points)
         if flops > 30 * furthest:
-            print(
-                f"  {flops / furthest:,.0f} times the FLOPs of the largest run: further than such a law is to be trusted"
-            )
+            print(f"  {flops / furthest:,.0f} times the FLOPs of the largest run: further than a law is to be trusted")
         if machine:
             _spend(args, flops, machine)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from maxllm.plan.collectives import Collective, collectives
-from maxllm.plan.flops import Flops, Formula, flops
+from maxllm.plan.flops import Flops, Formula, flops, splash
 from maxllm.plan.hlo import Instruction, Module, parse
 from maxllm.plan.loops import Loop, executions, loops
 from maxllm.plan.traffic import memory_bytes
@@ -34,6 +34,11 @@ class Contents:
         found = [
             f"{count:,.0f} calls of {target}: their FLOPs are unknown" for target, count in self.flops.unknown.items()
         ]
+        if self.flops.by_formula:
+            found.append(
+                f"{self.flops.by_formula:.3g} FLOPs are a formula's: kernels whose shapes the text gives, and not what "
+                "they skip; causal attention is taken as half of the square"
+            )
         unbounded = [loop for loop in self.loops if loop.trips is None]
         if unbounded:
             found.append(
@@ -44,8 +49,8 @@ class Contents:
 
 
 def read(program: Program, formula: Formula | None = None) -> Contents:
-    """`formula`: FLOPs of custom calls that only the caller knows."""
-    return read_text(program.text, program.mesh, formula)
+    """`formula`: FLOPs of custom calls that only the caller knows; of causal splash attention when not given."""
+    return read_text(program.text, program.mesh, formula or splash())
 
 
 def read_text(text: str, mesh: Mapping[str, int], formula: Formula | None = None) -> Contents:

@@ -6,7 +6,7 @@ exponentials and the like are left out: matrix units do none of them.
 What is counted, and from what:
 - `dot`, `ragged-dot` and `convolution` (a TPU's form of a dot), in fusions too: compiled shapes;
 - cuBLAS and cuDNN calls: a formula of compiled shapes; causal attention as half of the square;
-- Mosaic kernels (`tpu_custom_call`): XLA's own ragged dots by formula; others by the caller's formula, or unknown;
+- Mosaic kernels (`tpu_custom_call`): libtpu's ragged dots by formula; others by the caller's (`splash`), or unknown;
 - any other custom call is unknown unless it is known to do no such work. Unknown ones are listed, never taken for 0.
 """
 
@@ -44,6 +44,7 @@ class Flops:
     by_dtype: Mapping[str, float]  # of the operands: "bf16", "f8e4m3fn"
     by_phase: Mapping[str, float]  # forward, recompute, backward, update, unknown
     by_source: Mapping[str, float]  # dot, convolution, the name of a custom call's target
+    by_formula: float  # the part of the total that custom calls make up: of it the text gives shapes only
     exact: bool  # False: at least so many; some loops' trip counts depend on the data
     unknown: Mapping[str, float]  # custom calls whose work is not known: target -> executions
 
@@ -52,7 +53,7 @@ def flops(module: Module, formula: Formula | None = None, runs: Mapping[str, Exe
     """`formula`: FLOPs of custom calls that only the caller knows (its own Pallas kernels)."""
     runs = executions(module) if runs is None else runs
     by_dtype, by_phase, by_source, unknown = (collections.defaultdict(float) for _ in range(4))
-    exact = True
+    exact, by_formula = True, 0.0
     for computation, instruction in module.instructions():
         run = runs.get(computation.name)
         if run is None:
@@ -63,11 +64,12 @@ def flops(module: Module, formula: Formula | None = None, runs: Mapping[str, Exe
         elif each:
             amount = each * run.count
             exact &= run.exact
+            by_formula += amount if instruction.opcode == "custom-call" else 0.0
             by_dtype[_widest(computation, instruction)] += amount
             by_phase[phase(instruction.op_name)] += amount
             by_source[instruction.attributes.get("custom_call_target", instruction.opcode)] += amount
     total = sum(by_source.values())
-    return Flops(total, dict(by_dtype), dict(by_phase), dict(by_source), exact, dict(unknown))
+    return Flops(total, dict(by_dtype), dict(by_phase), dict(by_source), by_formula, exact, dict(unknown))
 
 
 def flops_of(computation: Computation, instruction: Instruction, formula: Formula | None = None) -> float | None:
@@ -173,6 +175,29 @@ def _fmha(computation: Computation, instruction: Instruction) -> float:
     head_dim = query.sizes[int(contracted[0])]
     products = 5 if "Backward" in instruction.attributes["custom_call_target"] else 2
     return 2.0 * products * scores * head_dim * (0.5 if "CAUSAL" in config.get("mask_type", "") else 1.0)
+
+
+def splash(share: float = 0.5) -> Formula:
+    """For JAX's splash attention on TPU. `share`: of the square of scores that is computed; a half is causal, and a
+    sliding window is less. Which blocks a kernel skips is in its operands' values, not in the text.
+
+    Products per kernel: 2 forward; 3 for the queries' gradient and 4 for the keys' and values', the scores once each
+    again; 5 where one kernel does both (jax.experimental.pallas.ops.tpu.splash_attention).
+    """
+
+    def formula(computation: Computation, instruction: Instruction) -> float | None:
+        name = instruction.name
+        if instruction.attributes.get("custom_call_target") != "tpu_custom_call" or not name.startswith("splash_m"):
+            return None
+        fused = '\\"use_fused_bwd_kernel\\": true' in instruction.rest
+        products = 2 if "_fwd" in name else 3 if "_dq" in name else (5 if fused else 4) if "_dkv" in name else None
+        floats = [s for s in _shapes(computation, instruction) if s.dtype in ("bf16", "f32") and len(s.sizes) >= 3]
+        if products is None or len(floats) < 2:
+            return None
+        query, key = floats[:2]  # [..., heads, length, head_dim]; keys with fewer heads
+        return 2.0 * products * share * query.elements * key.sizes[-2]
+
+    return formula
 
 
 def _cudnn_convolution(computation: Computation, instruction: Instruction, target: str) -> float | None:

@@ -196,24 +196,30 @@ def parse(text: str) -> Module:
         if header is None:
             if line.endswith("{") and line.startswith(("%", "ENTRY ")):
                 header, body = line, []
-        elif line.startswith("}"):
+        elif line == "}" or line.startswith("}, execution_thread"):
             computation = _computation(header, body)
             computations[computation.name] = computation
             header = None
-        elif line.strip():
-            try:
-                body.append(_instruction(line.strip()))
-            except (ValueError, IndexError) as error:
-                raise ValueError(f"line {number} of the HLO text: {error}: {line.strip()[:200]}") from error
+        elif line.startswith("  "):
+            body.append((number, line.strip()))
+        elif line.strip():  # a Mosaic kernel's attributes have line breaks in them
+            body[-1] = (body[-1][0], body[-1][1] + line)
     if not any(each.entry for each in computations.values()):
         raise ValueError("the HLO text has no ENTRY computation")
     return Module(lines[0].split()[1].rstrip(","), computations)
 
 
-def _computation(header: str, body: list[Instruction]) -> Computation:
+def _computation(header: str, body: list[tuple[int, str]]) -> Computation:
     entry = header.startswith("ENTRY ")
     name = header.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
-    return Computation(name, {instruction.name: instruction for instruction in body}, entry)
+    instructions = {}
+    for number, line in body:
+        try:
+            instruction = _instruction(line)
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"line {number} of the HLO text: {error}: {line[:200]}") from error
+        instructions[instruction.name] = instruction
+    return Computation(name, instructions, entry)
 
 
 def _instruction(line: str) -> Instruction:

@@ -89,7 +89,7 @@ def _compute(contents: Contents, machine: Machine, model_flops: float) -> Bound:
     seconds, slow = _at_peaks(contents.flops.by_dtype, machine.peak_flops)
     note = f"{', '.join(slow)} products taken at the bfloat16 peak: they are slower" if slow else ""
     if contents.flops.exact and not contents.flops.unknown:
-        return Bound("compute", seconds, "compiled", note)
+        return Bound("compute", seconds, "compiled + formula" if contents.flops.by_formula else "compiled", note)
     by_formula = model_flops / machine.peak_flops["bfloat16"]
     missing = "kernels or loops whose work is not known; at least the model's FLOPs by formula"
     return Bound("compute", max(seconds, by_formula), "compiled + formula", "; ".join(filter(None, (note, missing))))
