@@ -20,6 +20,11 @@ class ModelConfig(Section):
     num_heads: PositiveInt = 8
     num_kv_heads: PositiveInt = 8
     head_dim: PositiveInt | None = Field(None, description="hidden_size / num_heads when absent")
+    num_experts: int = Field(0, ge=0, description="0: every layer is dense")
+    experts_per_token: PositiveInt = 2
+    capacity_factor: float | None = Field(
+        None, gt=0, description="places of an expert, in even shares of a row's tokens; absent: no token is dropped"
+    )
     max_positions: PositiveInt = 2048
     rope_theta: float = Field(10000.0, gt=0)
     norm_eps: float = Field(1e-5, gt=0)
@@ -40,4 +45,6 @@ class ModelConfig(Section):
             )
         if self.head_size % 2:
             raise ValueError(f"head_dim {self.head_size} is odd; rotary positions need pairs")
+        if 0 < self.num_experts < self.experts_per_token:
+            raise ValueError(f"experts_per_token {self.experts_per_token} of only {self.num_experts} num_experts")
         return self

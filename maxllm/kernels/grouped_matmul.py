@@ -1,11 +1,11 @@
 """Rows that lie sorted by group, each group times a matrix of its own: the product of a mixture of experts.
 
-`jax.lax.ragged_dot` says this in one word, but only a TPU's compiler has a kernel for it, and not for the gradient of
-the matrices: elsewhere it becomes one product over all groups with the foreign rows set to zero, `groups` times the
-work and, on a GPU, copies of all rows. So each platform gets what does the work once:
+`jax.lax.ragged_dot` says this in one word, but a GPU's compiler has no kernel for it, and a TPU's none for the gradient
+of the matrices: it becomes one product over all groups with the foreign rows set to zero, `groups` times the work and,
+on a GPU, as many copies of the rows. (Backward through the rows, a TPU also transposes all matrices first.) So:
 
-  TPU    rows: `ragged_dot`; matrices' gradient: the Pallas kernel `tgmm` that comes with JAX (Gale et al. 2022).
-  else   a loop over groups and blocks of rows, each an ordinary product of two matrices.
+  TPU    JAX's Pallas kernels after Megablocks (Gale et al. 2022), which skip the tiles that hold no row of a group.
+  else   a loop over groups and blocks of rows, each an ordinary product of two matrices, which every library does well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax.custom_batching import sequential_vmap
 
 from maxllm.parallel.target import platform
 
-# Rows, inputs and outputs of a tile of tgmm: the largest powers of two that leave room in 16 MiB of scoped memory.
+# Rows, inputs and outputs of a tile: the largest powers of two that fit in 16 MiB of scoped memory, and MaxText's.
 TILE = (512, 1024, 1024)
 
 
@@ -43,7 +43,7 @@ def _forward(x: jax.Array, w: jax.Array, group_sizes: jax.Array) -> tuple[jax.Ar
 
 def _backward(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     x, w, group_sizes = saved
-    return _rows(gradient, w.swapaxes(1, 2), group_sizes), _matrices(x, gradient, group_sizes).astype(w.dtype), None
+    return _rows_transposed(gradient, w, group_sizes), _matrices(x, gradient, group_sizes), None
 
 
 grouped_matmul.defvjp(_forward, _backward)
@@ -51,33 +51,60 @@ grouped_matmul.defvjp(_forward, _backward)
 
 @sequential_vmap
 def _rows(x: jax.Array, w: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    if platform() == "tpu":
-        return jax.lax.ragged_dot(x, w, group_sizes)
-    return loop_rows(x, w, group_sizes)
+    return (pallas_rows if platform() == "tpu" else loop_rows)(x, w, group_sizes)
+
+
+@sequential_vmap
+def _rows_transposed(y: jax.Array, w: jax.Array, group_sizes: jax.Array) -> jax.Array:
+    return (pallas_rows if platform() == "tpu" else loop_rows)(y, w, group_sizes, transposed=True)
 
 
 @sequential_vmap
 def _matrices(x: jax.Array, y: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    """Per group the sum over its rows of x yᵀ: `[groups, inputs, outputs]`, of y's dtype."""
+    """Per group the sum over its rows of xᵀ y: `[groups, inputs, outputs]`, of y's dtype."""
     return (pallas_matrices if platform() == "tpu" else loop_matrices)(x, y, group_sizes)
 
 
-def pallas_matrices(x: jax.Array, y: jax.Array, group_sizes: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """`_matrices` by Megablocks' TPU kernel. `interpret`: run it where there is no TPU, slowly."""
-    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm  # registers TPU lowerings: only where they are used
+# --- on a TPU. `interpret`: run the kernel where there is none, slowly. The kernels' module registers lowerings for
+# TPUs when it is imported: only where it is used.
 
-    rows = min(TILE[0], math.gcd(x.shape[0], TILE[0]))
-    if rows < 8:  # a tile must divide the rows, and a TPU's registers have 8 of them
-        x, y, rows = (*(jnp.pad(a, ((0, -x.shape[0] % 8), (0, 0))) for a in (x, y)), 8)
+
+def pallas_rows(
+    x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, transposed: bool = False, interpret: bool = False
+) -> jax.Array:
+    """The product, by each matrix or by its transpose."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm
+
+    (padded,), rows = _tiled(x)
+    inputs, outputs = w.shape[1:][:: -1 if transposed else 1]
+    tiling = (rows, min(TILE[1], inputs), min(TILE[2], outputs))
+    options = {"preferred_element_type": x.dtype, "tiling": tiling, "interpret": interpret}
+    return gmm(padded, w, group_sizes, transpose_rhs=transposed, **options)[: x.shape[0]]
+
+
+def pallas_matrices(x: jax.Array, y: jax.Array, group_sizes: jax.Array, *, interpret: bool = False) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    (x, y), rows = _tiled(x, y)
     tiling = (rows, min(TILE[1], x.shape[1]), min(TILE[2], y.shape[1]))
     return tgmm(x.T, y, group_sizes, preferred_element_type=y.dtype, tiling=tiling, interpret=interpret)
+
+
+def _tiled(*arrays: jax.Array) -> tuple[list[jax.Array], int]:
+    """The arrays with a number of rows that a tile's divides, and that number. A tile has at least a register's 16."""
+    rows = max(16, math.gcd(len(arrays[0]), TILE[0]))
+    short = -len(arrays[0]) % rows
+    return [jnp.pad(x, ((0, short), (0, 0))) if short else x for x in arrays], rows
 
 
 # --- anywhere
 
 
-def loop_rows(x: jax.Array, w: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    """The product, a block of one group's rows after another. Rows after the last group's come out as zeros."""
+def loop_rows(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, transposed: bool = False) -> jax.Array:
+    """The product, a block of one group's rows after another. Rows after the last group's come out as zeros.
+
+    `transposed`: by each matrix's transpose. The transpose of all of `w` at once would be a copy of it.
+    """
 
     def group(index: jax.Array, at: Callable[..., Any], out: jax.Array) -> jax.Array:
         matrix = w[index]  # copied once, not for every block
@@ -85,12 +112,14 @@ def loop_rows(x: jax.Array, w: jax.Array, group_sizes: jax.Array) -> jax.Array:
         def block(start: jax.Array, own: jax.Array, out: jax.Array) -> jax.Array:
             # The last block reaches into the next group's rows, or starts early to end with the last row.
             kept = jax.lax.dynamic_slice_in_dim(out, start, own.shape[0])
-            product = jnp.matmul(_slice(x, start, own), matrix, preferred_element_type=jnp.float32)
+            by = matrix.T if transposed else matrix
+            product = jnp.matmul(_slice(x, start, own), by, preferred_element_type=jnp.float32)
             return jax.lax.dynamic_update_slice_in_dim(out, jnp.where(own, product.astype(out.dtype), kept), start, 0)
 
         return at(block, out)
 
-    return _over_groups(group, group_sizes, x.shape[0], jnp.zeros((x.shape[0], w.shape[2]), x.dtype))
+    outputs = w.shape[1] if transposed else w.shape[2]
+    return _over_groups(group, group_sizes, x.shape[0], jnp.zeros((x.shape[0], outputs), x.dtype))
 
 
 def loop_matrices(x: jax.Array, y: jax.Array, group_sizes: jax.Array) -> jax.Array:

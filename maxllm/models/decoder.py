@@ -18,6 +18,7 @@ from maxllm.config.model import ModelConfig
 from maxllm.models.attention import Attention
 from maxllm.models.linear import Embedding, Linear
 from maxllm.models.mlp import SwiGLU
+from maxllm.models.moe import MoE
 from maxllm.models.norm import RMSNorm
 from maxllm.models.rope import Rotation, rotation
 from maxllm.parallel.rules import constrain
@@ -66,18 +67,27 @@ class Block(nnx.Module):
             rngs=rngs,
         )
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, std=config.init_std, rngs=rngs)
+        options = {"std": config.init_std, "rngs": rngs}
+        if config.num_experts:
+            experts = (config.num_experts, config.experts_per_token)
+            options["capacity_factor"] = config.capacity_factor
+            self.mlp = MoE(config.hidden_size, config.intermediate_size, *experts, **options)
+        else:
+            self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, **options)
 
     def __call__(self, x: jax.Array, by: Rotation, segment_ids: jax.Array | None) -> jax.Array:
         x = x + self.attention(self.attention_norm(x), by, segment_ids)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.feed_forward(self.mlp_norm(x), segment_ids)
+
+    def feed_forward(self, x: jax.Array, segment_ids: jax.Array | None = None, **routing: Any) -> jax.Array:
+        return self.mlp(x, segment_ids, **routing) if isinstance(self.mlp, MoE) else self.mlp(x)
 
     def extend(
         self, x: jax.Array, by: Rotation, positions: jax.Array, cache: KVCache, layer: jax.Array, window: int
     ) -> tuple[jax.Array, KVCache]:
         mixed, keys, values = self.attention.extend(self.attention_norm(x), by, positions, *cache, layer, window)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), KVCache(keys, values)
+        return x + self.feed_forward(self.mlp_norm(x), dropless=True), KVCache(keys, values)
 
 
 class Decoder(nnx.Module):

@@ -1,0 +1,192 @@
+"""A mixture of experts in place of the feed-forward layer (Shazeer et al. 2017; Mixtral: Jiang et al. 2024)."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+from maxllm.kernels.expert_exchange import AXIS, from_owners, take_rows, to_owners
+from maxllm.kernels.grouped_matmul import grouped_matmul
+from maxllm.parallel.rules import layout
+
+Matrices = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class Router(nnx.Module):
+    """Which experts a token goes to, and how much each counts: a softmax over its `experts_per_token` largest logits.
+
+    In float32, with all its bits: a logit's rounding decides where a token goes.
+    """
+
+    def __init__(self, hidden_size: int, num_experts: int, experts_per_token: int, *, std: float, rngs: nnx.Rngs):
+        # Whole on every device, as a norm is: too small to be worth gathering.
+        kernel = std * jax.random.normal(rngs.params(), (hidden_size, num_experts))
+        self.kernel = nnx.Param(kernel, axes=("norm", "norm"))
+        self.experts_per_token = experts_per_token
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Float32 `[batch, length, experts]`."""
+        return jnp.matmul(x.astype(jnp.float32), self.kernel[...], precision=jax.lax.Precision.HIGHEST)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Weights, float32, and experts, int32, of each token: `[batch, length, experts_per_token]`."""
+        logits, chosen = jax.lax.top_k(self.logits(x), self.experts_per_token)
+        return jax.nn.softmax(logits, axis=-1), chosen
+
+
+class MoE(nnx.Module):
+    """Σ weight · expert(x) over the experts that the router chose for a token; each expert is a SwiGLU.
+
+    `capacity_factor`: None computes every choice (dropless, as MegaBlocks: Gale et al. 2022). A number gives each
+    expert places for that many times an even share of each row's choices (as GShard: Lepikhin et al. 2020), first come,
+    first served along the row, so that no token's fate hangs on a later one; a choice without a place adds nothing.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        num_experts: int,
+        experts_per_token: int,
+        *,
+        capacity_factor: float | None,
+        std: float,
+        rngs: nnx.Rngs,
+    ):
+        def kernel(axes: tuple[str, ...], *shape: int) -> nnx.Param:
+            return nnx.Param(std * jax.random.normal(rngs.params(), (num_experts, *shape)), axes=("experts", *axes))
+
+        self.router = Router(hidden_size, num_experts, experts_per_token, std=std, rngs=rngs)
+        self.gate = kernel(("expert_embed", "mlp"), hidden_size, intermediate_size)
+        self.up = kernel(("expert_embed", "mlp"), hidden_size, intermediate_size)
+        self.down = kernel(("mlp", "expert_embed"), intermediate_size, hidden_size)
+        self.num_experts = num_experts
+        self.capacity_factor = capacity_factor
+
+    def __call__(self, x: jax.Array, segment_ids: jax.Array | None = None, *, dropless: bool = False) -> jax.Array:
+        """`x` `[batch, length, embed]` to the same shape. Padding (segment 0) goes to no expert and comes out as zeros.
+
+        `dropless`: whatever `capacity_factor` says, as generation wants it, where rows hold a token or two.
+        """
+        weights, chosen = self.router(x)
+        if segment_ids is not None:
+            chosen = jnp.where(segment_ids[..., None] == 0, self.num_experts, chosen)
+        work = _dropless
+        if self.capacity_factor is not None and not dropless:
+            work = functools.partial(_within_capacity, factor=self.capacity_factor)
+        matrices = (self.gate[...].astype(x.dtype), self.up[...].astype(x.dtype), self.down[...].astype(x.dtype))
+        return _on_mesh(functools.partial(work, experts=self.num_experts), x, weights, chosen, matrices)
+
+
+def _on_mesh(work, x: jax.Array, weights: jax.Array, chosen: jax.Array, matrices: Matrices) -> jax.Array:
+    """`work` by each device for the tokens it holds, with its part of the matrices' columns, added up over `tensor`.
+
+    The matrices come whole along `embed`: each device has them gathered, as any parameter before its use.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return work(x, weights, chosen, matrices, owners=1)
+    rows, length, _ = layout(mesh, x.shape, ("batch", "length", None))
+    sequence = layout(mesh, x.shape, (None, "sequence", None))[1]
+    wide = layout(mesh, matrices[0].shape, ("experts", None, "mlp"))
+    tall = PartitionSpec(wide[0], wide[2], None)
+
+    def local(x: jax.Array, weights: jax.Array, chosen: jax.Array, matrices: Matrices) -> jax.Array:
+        out = work(x, weights, chosen, matrices, owners=mesh.shape[AXIS])
+        if mesh.shape["tensor"] == 1:
+            return out
+        if sequence is None:
+            return jax.lax.psum(out, "tensor")
+        return jax.lax.psum_scatter(out, "tensor", scatter_dimension=1, tiled=True)
+
+    tokens = PartitionSpec(rows, length, None)
+    specs = (tokens, tokens, tokens, (wide, wide, tall))
+    out = PartitionSpec(rows, length if sequence is None else sequence, None)
+    return jax.shard_map(local, in_specs=specs, out_specs=out, check_vma=False)(x, weights, chosen, matrices)
+
+
+def _dropless(
+    x: jax.Array, weights: jax.Array, chosen: jax.Array, matrices: Matrices, *, experts: int, owners: int
+) -> jax.Array:
+    """Every choice, sorted by expert, and brought to its owner and back where there are several owners."""
+    copies, width = chosen.shape[-1], x.shape[-1]
+    tokens, chosen = x.reshape(-1, width), chosen.reshape(-1)
+    order = jnp.argsort(chosen)  # stable
+    # Choices of no expert come last: nothing is computed for them, and what lies there is not looked at.
+    place = jnp.argsort(order)
+    place = jnp.where(chosen < experts, place, chosen.size)
+    sizes = jnp.bincount(chosen, length=experts).astype(jnp.int32)
+    rows = take_rows(tokens, order // copies, place.reshape(-1, copies))
+    if owners == 1:
+        rows = _swiglu(rows, matrices, sizes)
+    else:
+        everyone = jax.lax.all_gather(sizes, AXIS)
+        # Every token of every device may choose all of an owner's experts, and none twice.
+        most = owners * len(tokens) * min(copies, experts // owners)
+        received = to_owners(rows, everyone, most)
+        own = everyone.sum(axis=0).reshape(owners, -1)[jax.lax.axis_index(AXIS)]
+        rows = from_owners(_swiglu(received, matrices, own), everyone, len(rows))
+    return _weighted(take_rows(rows, place, order[:, None]), weights).reshape(x.shape)
+
+
+def _swiglu(rows: jax.Array, matrices: Matrices, sizes: jax.Array) -> jax.Array:
+    gate, up, down = matrices
+    gate = checkpoint_name(grouped_matmul(rows, gate, sizes), "mlp_gate")
+    up = checkpoint_name(grouped_matmul(rows, up, sizes), "mlp_up")
+    return grouped_matmul(nnx.silu(gate) * up, down, sizes)
+
+
+def _weighted(rows: jax.Array, weights: jax.Array) -> jax.Array:
+    """Σ over a token's choices, in float32: `[tokens, embed]`."""
+    weights = weights.reshape(-1, weights.shape[-1], 1)
+    return (rows.reshape(*weights.shape[:2], -1) * weights).sum(axis=1).astype(rows.dtype)
+
+
+def _within_capacity(
+    x: jax.Array,
+    weights: jax.Array,
+    chosen: jax.Array,
+    matrices: Matrices,
+    *,
+    experts: int,
+    owners: int,
+    factor: float,
+) -> jax.Array:
+    """As many places for every expert in every row, so that all shapes are fixed."""
+    batch, length, width = x.shape
+    copies = chosen.shape[-1]
+    capacity = capacity_of(length, experts, copies, factor)
+    choices = chosen.reshape(batch, -1)
+    hot = jax.nn.one_hot(choices, experts, dtype=jnp.int32)  # no expert: all zeros
+    turn = ((jnp.cumsum(hot, axis=1) - 1) * hot).sum(axis=-1)
+    kept = (choices < experts) & (turn < capacity)
+    # Places are numbered [experts, batch, capacity]: an owner's experts lie together.
+    places = experts * batch * capacity
+    place = jnp.where(kept, (choices * batch + jnp.arange(batch)[:, None]) * capacity + turn, places).reshape(-1)
+    source = jnp.full(places, choices.size, jnp.int32).at[place].set(jnp.arange(place.size), mode="drop")
+    rows = take_rows(x.reshape(-1, width), source // copies, place.reshape(-1, copies))
+    rows = rows.reshape(experts, -1, width)
+    if owners > 1:
+        rows = jax.lax.all_to_all(rows, AXIS, split_axis=0, concat_axis=1, tiled=True)
+    gate, up, down = matrices
+    gate = checkpoint_name(_each(rows, gate), "mlp_gate")
+    rows = _each(nnx.silu(gate) * checkpoint_name(_each(rows, up), "mlp_up"), down)
+    if owners > 1:
+        rows = jax.lax.all_to_all(rows, AXIS, split_axis=1, concat_axis=0, tiled=True)
+    rows = take_rows(rows.reshape(-1, width), place, source[:, None])
+    return _weighted(rows, weights).reshape(x.shape)
+
+
+def capacity_of(length: int, experts: int, experts_per_token: int, factor: float) -> int:
+    """Places of each expert for the choices of one row of `length` tokens; a token takes at most one of them."""
+    return min(length, math.ceil(factor * length * experts_per_token / experts))
+
+
+def _each(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+    return jnp.einsum("emi,eio->emo", rows, matrix)
