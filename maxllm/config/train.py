@@ -10,6 +10,7 @@ from maxllm.config.compute import ComputeConfig
 from maxllm.config.model import ModelConfig
 from maxllm.config.parallel import MeshConfig, PipelineConfig
 from maxllm.config.section import Section
+from maxllm.config.sparsity import SparsityConfig
 
 
 class SourceConfig(Section):
@@ -130,6 +131,7 @@ class TrainConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    sparsity: SparsityConfig = SparsityConfig()
     mesh: MeshConfig = MeshConfig()
     pipeline: PipelineConfig = PipelineConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -151,6 +153,11 @@ class TrainConfig(Section):
         if self.schedule.warmup_steps > self.train.steps:
             raise ValueError(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is longer than train.steps {self.train.steps}"
+            )
+        if self.sparsity.name != "none" and self.sparsity.last_step(self.train.steps) >= self.train.steps:
+            raise ValueError(
+                f"sparsity.end_step {self.sparsity.last_step(self.train.steps)} does not come before train.steps "
+                f"{self.train.steps}; the last mask would never be chosen"
             )
         if self.objective.name == "doremi":
             if not self.objective.reference:

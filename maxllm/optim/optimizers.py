@@ -9,9 +9,11 @@ import jax
 import optax
 from flax import nnx
 
+from maxllm.config.sparsity import SparsityConfig
 from maxllm.config.train import OptimizerConfig, ScheduleConfig
 from maxllm.optim.rounding import moments_in_bfloat16
 from maxllm.optim.schedules import make_schedule
+from maxllm.optim.sparsity import sparse
 
 
 def decays(parameters: Any) -> Any:
@@ -37,11 +39,15 @@ def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientT
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]] = {"adamw": _adamw}
 
 
-def make_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then the optimizer named in `config`, over a run of `steps`."""
+def make_optimizer(
+    config: OptimizerConfig, schedule: ScheduleConfig, steps: int, sparsity: SparsityConfig | None = None
+) -> optax.GradientTransformation:
+    """Clip by global norm, then the optimizer named in `config`, over a run of `steps`; around both, `sparsity`."""
     optimizer = OPTIMIZERS[config.name](config, make_schedule(schedule, config.learning_rate, steps))
     if config.moments_dtype == "bfloat16":
         optimizer = moments_in_bfloat16(optimizer)
-    if config.clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if sparsity and sparsity.name != "none":
+        optimizer = sparse(optimizer, sparsity, steps)
+    return optimizer

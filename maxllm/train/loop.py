@@ -105,7 +105,7 @@ class _Run:
             run_folder.write(folder, config, self.prints, self.tokenizer, self.described)
 
         self.schedule = jax.jit(make_schedule(config.schedule, config.optimizer.learning_rate, self.loop.steps))
-        optimizer = make_optimizer(config.optimizer, config.schedule, self.loop.steps)
+        optimizer = make_optimizer(config.optimizer, config.schedule, self.loop.steps, config.sparsity)
         objective = functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk)
         self.structure, self.state = self._begin(optimizer)
         self.step = int(self.state.step)

@@ -28,6 +28,7 @@ FIXED = (
     "objective.smoothing",
     "optimizer.name",
     "optimizer.moments_dtype",
+    "sparsity",
     "train.seed",
 )
 DATA = "data.json"
