@@ -5,18 +5,20 @@ segment starts and how long it is), but multiplies the keys' offsets by the numb
 grouped-query attention it reads other tokens' keys and says nothing (fixed upstream in jax-ml/jax#39521, after the
 versions that we run on). So the offsets are computed here and handed to the operation itself.
 
-The number of segments has to be known when the program is compiled. There is room for `_segments` of them; a batch
-that has more takes the blockwise kernel, inside the same program.
+How many segments there is room for has to be known when the program is compiled. A batch that has more is computed in
+several passes, each with the next so many: any number of them is exact, and one pass is what nearly every batch takes.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from maxllm.kernels import attention_blocks
+from maxllm.config.errors import UserError
 from maxllm.kernels.attention_heads import named
 from maxllm.kernels.masking import Masking, segment_starts
 
@@ -25,85 +27,127 @@ from maxllm.kernels.masking import Masking, segment_starts
 _MEAN_LENGTH, _MOST = 128, 64
 
 
-def _segments(length: int) -> int:
-    """Per row of the batch; rows lend each other what they do not need. At least 2: 1 means "not packed" to JAX."""
-    return max(2, min(length // _MEAN_LENGTH, _MOST))
-
-
 def cudnn(
     query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None, masking: Masking
 ) -> jax.Array:
     if segment_ids is None:
         return _fused(masking, query, key, value, None)
+    if query.size >= 2**31:
+        raise UserError("compute.attention=cudnn: offsets into a packed batch this large overflow; use blockwise")
     starts = segment_starts(segment_ids, query.shape)
-    begins = (starts == jnp.arange(query.shape[1])).reshape(-1)
-    room = query.shape[0] * _segments(query.shape[1])
-    offsets = jnp.nonzero(begins, size=room + 1, fill_value=begins.size)[0].astype(jnp.int32)
-
-    def packed() -> jax.Array:
-        return _fused(masking, query, key, value, offsets)
-
-    def otherwise() -> jax.Array:
-        return attention_blocks.blockwise(query, key, value, segment_ids, masking)
-
-    return jax.lax.cond(begins.sum() <= room, packed, otherwise)
+    return _fused(masking, query, key, value, (starts == jnp.arange(query.shape[1])).reshape(-1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(
-    masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array, offsets: jax.Array | None
-) -> jax.Array:
-    """`offsets` int32 `[room + 1]`: where each segment starts among the batch's tokens, then the number of tokens."""
-    return _forward(masking, query, key, value, offsets)[0]
+def _fused(masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array, begins: jax.Array | None):
+    """`begins` bool `[batch · length]`: whether a segment begins at a token."""
+    return _forward(masking, query, key, value, begins)[0]
 
 
-def _forward(masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array, offsets: jax.Array | None):
-    from jax._src.cudnn import fused_attention_stablehlo as library
+def _forward(masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array, begins: jax.Array | None):
+    if begins is None:
+        mixed, denominator = _call_forward(masking, query, key, value, None)
+    else:
+        batch, length, heads, _ = query.shape
 
-    arguments = _arguments(query, key, offsets)
-    mixed, denominator = library._dot_product_attention_fwd_p.bind(
-        query, key, value, *arguments, *_pages(query), **_options(masking, query, offsets), is_training=True
-    )
-    mixed, denominator = named(mixed, _compact(denominator, query.shape, offsets))
-    return mixed, (query, key, value, offsets, mixed, denominator)
+        def one(offsets: jax.Array, places: Any) -> tuple[jax.Array, ...]:
+            mixed, denominators = _call_forward(masking, query, key, value, offsets)
+            return mixed, denominators[places].reshape(batch, length, heads)
+
+        nothing = jnp.zeros_like(query), jnp.zeros(query.shape[:3], jnp.float32)
+        mixed, denominator = _passes(one, begins, nothing)
+    mixed, denominator = named(mixed, denominator)
+    return mixed, (query, key, value, begins, mixed, denominator)
 
 
 def _backward(masking: Masking, saved: tuple[jax.Array, ...], gradient: jax.Array):
-    from jax._src.cudnn import fused_attention_stablehlo as library
+    query, key, value, begins, mixed, denominator = saved
+    if begins is None:
+        gradients = _call_backward(masking, query, key, value, None, denominator, mixed, gradient)
+    else:
+        _, length, heads, _ = query.shape
 
-    query, key, value, offsets, mixed, denominator = saved
-    gradients = library._dot_product_attention_bwd_p.bind(
-        query,
-        key,
-        value,
-        *_arguments(query, key, offsets),
-        *_pages(query),
-        _spread(denominator, query.shape, offsets),
-        mixed,
-        gradient,
-        **_options(masking, query, offsets),
-    )
+        def one(offsets: jax.Array, places: Any) -> tuple[jax.Array, ...]:
+            # As cuDNN wants them, mostly empty: `[segments, heads, length]`.
+            empty = jnp.zeros((offsets.size - 1, heads, length), jnp.float32)
+            spread = empty.at[places].set(denominator.reshape(-1, heads), mode="drop")
+            return tuple(_call_backward(masking, query, key, value, offsets, spread, mixed, gradient))
+
+        gradients = _passes(one, begins, tuple(jnp.zeros_like(x) for x in (query, key, value)))
     return *gradients, None
 
 
 _fused.defvjp(_forward, _backward)
 
 
+def _passes(
+    one: Callable[[jax.Array, Any], tuple[jax.Array, ...]], begins: jax.Array, nothing: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    """What `one(offsets, places)` returns, arrays like `nothing`, `[batch, length, ...]`; each token's values from
+    its segment's pass.
+
+    `offsets` int32 `[room + 1]`: where each of a pass's segments starts among the batch's tokens, then where the last
+    one ends, again and again: segments of no length. `places`: of each token in an array `[room, heads, length]`, its
+    segment, all heads, and its place in the segment; beyond the array for tokens of other passes.
+    """
+    batch, length = nothing[0].shape[:2]
+    # Rows lend each other room. At least 2 per row: to JAX, 1 means "not packed".
+    room = batch * max(2, min(length // _MEAN_LENGTH, _MOST))
+    starts = jnp.nonzero(begins, size=begins.size, fill_value=begins.size)[0].astype(jnp.int32)
+    starts = jnp.pad(starts, (0, room + 1), constant_values=begins.size)
+    segment = jnp.cumsum(begins, dtype=jnp.int32) - 1
+    place = jnp.arange(begins.size, dtype=jnp.int32) - starts[segment]
+
+    def step(carry: tuple[jax.Array, tuple[jax.Array, ...]]):
+        done, sofar = carry
+        mine = (done <= segment) & (segment < done + room)
+        places = jnp.where(mine, segment - done, room), slice(None), place
+        new = one(jax.lax.dynamic_slice_in_dim(starts, done, room + 1), places)
+        # cuDNN writes nothing at other passes' tokens: whatever was in that memory is left.
+        return done + room, tuple(_where(mine.reshape(batch, length), a, b) for a, b in zip(new, sofar, strict=True))
+
+    return jax.lax.while_loop(lambda carry: carry[0] <= segment[-1], step, (jnp.int32(0), nothing))[1]
+
+
+def _where(mine: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(mine.reshape(*mine.shape, *(1,) * (new.ndim - 2)), new, old)
+
+
+def _call_forward(masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array, offsets: jax.Array | None):
+    """The output, and log Σ exp(scores) `[batch or segments, heads, length]`."""
+    from jax._src.cudnn import fused_attention_stablehlo as library
+
+    arrays = (query, key, value, *_arguments(query, key, offsets))
+    return library._dot_product_attention_fwd_p.bind(*arrays, **_options(masking, query, offsets), is_training=True)
+
+
+def _call_backward(
+    masking: Masking,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    offsets: jax.Array | None,
+    denominator: jax.Array,
+    mixed: jax.Array,
+    gradient: jax.Array,
+):
+    from jax._src.cudnn import fused_attention_stablehlo as library
+
+    arrays = (query, key, value, *_arguments(query, key, offsets), denominator, mixed, gradient)
+    return library._dot_product_attention_bwd_p.bind(*arrays, **_options(masking, query, offsets))
+
+
 def _arguments(query: jax.Array, key: jax.Array, offsets: jax.Array | None) -> tuple[jax.Array, ...]:
-    """bias, then lengths and offsets of segments for queries and for keys: offsets count elements, not tokens."""
+    """Bias; lengths of segments for queries and keys, offsets for both, counted in elements; tables of pages."""
     absent = jnp.zeros(0, query.dtype)
     if offsets is None:
-        return (absent,) * 5
+        return (absent,) * 7
     batch, length, heads, head_dim = query.shape
-    rooms = (offsets.size - 1) // batch
-    lengths = jnp.diff(offsets).reshape(batch, rooms)
-    # One offset more than segments is read; the arrays' shapes leave room for one per row.
-    padded = jnp.pad(offsets, (0, batch - 1), constant_values=batch * length).reshape(batch, rooms + 1)
-    return absent, lengths, lengths, padded * (heads * head_dim), padded * (key.shape[2] * head_dim)
-
-
-def _pages(query: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return (jnp.zeros(0, query.dtype),) * 2
+    lengths = jnp.diff(offsets).reshape(batch, -1)
+    # One offset more than there are segments is read; the arrays' shapes want one more per row.
+    offsets = jnp.pad(offsets, (0, batch - 1), constant_values=batch * length).reshape(batch, -1)
+    by_head = offsets * (heads * head_dim), offsets * (key.shape[2] * head_dim)
+    return absent, lengths, lengths, *by_head, absent, absent
 
 
 def _options(masking: Masking, query: jax.Array, offsets: jax.Array | None) -> dict:
@@ -124,24 +168,3 @@ def _options(masking: Masking, query: jax.Array, offsets: jax.Array | None) -> d
         "layout": library.AttentionLayout.BTNH.value,
         "sliding_window_length": masking.window,
     }
-
-
-def _compact(denominator: jax.Array, shape: tuple[int, ...], offsets: jax.Array | None) -> jax.Array:
-    """cuDNN's `[segments, heads, length]`, mostly empty, as `[tokens, heads]`: what is kept until the backward."""
-    return denominator if offsets is None else denominator[_places(shape, offsets)]
-
-
-def _spread(denominator: jax.Array, shape: tuple[int, ...], offsets: jax.Array | None) -> jax.Array:
-    if offsets is None:
-        return denominator
-    _, length, heads, _ = shape
-    empty = jnp.zeros((offsets.size - 1, heads, length), jnp.float32)
-    return empty.at[_places(shape, offsets)].set(denominator)
-
-
-def _places(shape: tuple[int, ...], offsets: jax.Array) -> tuple[jax.Array, slice, jax.Array]:
-    """Of each token of the batch: its segment, (all heads,) and its place in it."""
-    token = jnp.arange(shape[0] * shape[1])
-    segment = jnp.searchsorted(offsets[:-1], token, side="right", method="sort") - 1
-    # Unused segments start after the last token.
-    return segment, slice(None), token - offsets[segment]

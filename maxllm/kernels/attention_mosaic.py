@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator
 
 import jax
@@ -74,8 +75,13 @@ def _hopper() -> Iterator:
         flags.FLAGS.mark_as_parsed()
     ask = gpu_utils._compute_capability
     gpu_utils._compute_capability = lambda device=None: 9.0
+    # It warns, in 2,000 characters, of each shape that it has not been tuned for.
+    chatter = logging.getLogger("absl")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
     try:
         with config.cross_compile(True):
             yield PallasMosaicGpuFlashAttention()
     finally:
         gpu_utils._compute_capability = ask
+        chatter.setLevel(level)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import logging
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxllm.kernels import attention_blocks, attention_choice, attention_mapped
+from maxllm.kernels import attention_blocks, attention_mapped
 from maxllm.kernels.attention import attention
+from maxllm.kernels.attention_choice import BACKENDS as ALL
+from maxllm.kernels.attention_splash import splash
+from maxllm.kernels.masking import CAUSAL, Masking
 
 FAST = ["mapped", "blockwise"]
-BACKENDS = ["reference", *FAST]
+# Pallas kernels run in JAX's interpreter here.
+RUN = {name: ALL[name].run for name in ("reference", *FAST)} | {"splash": functools.partial(splash, interpret=True)}
+GEMMA = Masking(window=5, softcap=2.0, scale=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -24,17 +30,18 @@ def small_blocks(monkeypatch):
 
 
 def inputs(length: int, heads: int = 4, kv_heads: int = 2, head_dim: int = 8, batch: int = 2, dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(length), 4)
-    shapes = [(batch, length, n, head_dim) for n in (heads, kv_heads, kv_heads, heads)]
-    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+    random = np.random.default_rng(length)
+    return [
+        jnp.asarray(random.normal(size=(batch, length, n, head_dim)), dtype) for n in (heads, kv_heads, kv_heads, heads)
+    ]
 
 
-def value_and_gradients(backend: str, query, key, value, cotangent, segment_ids=None):
-    def run(*arrays):
-        output, pull = jax.vjp(lambda *a: attention(*a, segment_ids=segment_ids, backend=backend), *arrays)
+def value_and_gradients(backend: str, query, key, value, cotangent, segment_ids=None, masking=CAUSAL):
+    def run(query, key, value, cotangent, segment_ids):
+        output, pull = jax.vjp(lambda *x: RUN[backend](*x, segment_ids, masking), query, key, value)
         return (output, *pull(cotangent))
 
-    return jax.jit(run)(query, key, value)
+    return jax.jit(run)(query, key, value, cotangent, segment_ids)
 
 
 def segments(length: int, batch: int = 2) -> jax.Array:
@@ -48,17 +55,59 @@ def assert_close(got, want, tolerance=2e-6):
         assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 1.0)
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("packed", [False, True], ids=["one-segment", "packed"])
-@pytest.mark.parametrize("length, kv_heads", [(24, 2), (27, 1)])
-def test_every_backend_equals_the_reference_forward_and_backward(backend, packed, length, kv_heads):
+def assert_equals_the_reference(backend, length, kv_heads, packed, masking):
     arrays = inputs(length, kv_heads=kv_heads)
     segment_ids = segments(length) if packed else None
-    want = value_and_gradients("reference", *arrays, segment_ids=segment_ids)
-    assert_close(value_and_gradients(backend, *arrays, segment_ids=segment_ids), want)
+    want = value_and_gradients("reference", *arrays, segment_ids, masking)
+    assert_close(value_and_gradients(backend, *arrays, segment_ids, masking), want, 5e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_reference_hides_what_it_says_it_hides():
+    """Against the definition, one query at a time, in float64."""
+    length, masking = 9, Masking(window=3, softcap=1.5, scale=0.7)
+    query, key, value, _ = (np.asarray(x, np.float64) for x in inputs(length, heads=2, kv_heads=1, batch=1))
+    ids = [1, 1, 1, 1, 7, 7, 7, 1, 1]  # the id 1 again is another run
+    runs = [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    got = attention(*map(jnp.float32, (query, key, value)), segment_ids=jnp.asarray([ids]), masking=masking)
+    for head, q in itertools.product(range(2), range(length)):
+        seen = [k for k in range(length) if runs[k] == runs[q] and 0 <= q - k < 3]
+        scores = 1.5 * np.tanh(0.7 * key[0, seen, 0] @ query[0, q, head] / 1.5)
+        weights = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(got[0, q, head], weights @ value[0, seen, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "backend, length, kv_heads, packed, masking",
+    [
+        ("mapped", 24, 2, False, CAUSAL),
+        ("mapped", 27, 1, True, GEMMA),
+        ("mapped", 27, 2, True, Masking(causal=False, window=7)),
+        ("blockwise", 24, 2, False, CAUSAL),
+        ("blockwise", 40, 1, True, GEMMA),
+        ("blockwise", 40, 2, True, Masking(causal=False, window=7)),
+        ("splash", 130, 2, True, GEMMA),  # neither the length nor head_dim is what the kernel wants
+    ],
+)
+def test_every_backend_equals_the_reference_forward_and_backward(backend, length, kv_heads, packed, masking):
+    assert_equals_the_reference(backend, length, kv_heads, packed, masking)
+
+
+MASKINGS = [
+    Masking(causal=causal, window=window, softcap=softcap)
+    for causal, window, softcap in itertools.product((True, False), (None, 1, 5), (None, 2.0))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masking", MASKINGS, ids=str)
+@pytest.mark.parametrize("packed", [False, True], ids=["one-segment", "packed"])
+@pytest.mark.parametrize("kv_heads", [4, 1])
+@pytest.mark.parametrize("backend", [*FAST, "splash"])
+def test_every_combination_equals_the_reference(backend, kv_heads, packed, masking):
+    assert_equals_the_reference(backend, 130 if backend == "splash" else 29, kv_heads, packed, masking)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST, pytest.param("splash", marks=pytest.mark.slow)])
 def test_packed_equals_unpacked_forward_and_backward(backend):
     lengths = [11, 1, 9, 3]  # the last one is padding
     bounds = np.cumsum([0, *lengths])
@@ -66,7 +115,7 @@ def test_packed_equals_unpacked_forward_and_backward(backend):
     segment_ids = jnp.repeat(jnp.asarray([1, 2, 3, 0]), jnp.asarray(lengths))[None]
     packed = value_and_gradients(backend, *arrays, segment_ids=segment_ids)
     for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-        alone = value_and_gradients(backend, *(x[:, begin:end] for x in arrays))
+        alone = value_and_gradients("reference", *(x[:, begin:end] for x in arrays))
         assert_close([x[:, begin:end] for x in packed], alone)
 
 
@@ -75,8 +124,8 @@ def test_a_segment_sees_nothing_of_the_others(backend):
     query, key, value, _ = inputs(24, batch=1)
     segment_ids = jnp.repeat(jnp.asarray([1, 2, 0]), 8)[None]
     before = attention(query, key, value, segment_ids=segment_ids, backend=backend)
-    poisoned = value.at[:, :8].set(jnp.nan), key.at[:, 16:].set(1e9)
-    after = attention(query, poisoned[1], poisoned[0].at[:, :8].set(1e9), segment_ids=segment_ids, backend=backend)
+    others = key.at[:, 16:].set(1e9), value.at[:, :8].set(1e9)
+    after = attention(query, *others, segment_ids=segment_ids, backend=backend)
     np.testing.assert_array_equal(before[:, 8:16], after[:, 8:16])
 
 
@@ -104,14 +153,3 @@ def test_mapped_compiles_no_more_than_a_few_blocks_however_long():
         return str(program).count("dot_general")
 
     assert products(512) == products(12 * attention_mapped.UNROLLED) > products(24)
-
-
-def test_the_choice_is_said_once(caplog):
-    attention_choice._chosen.cache_clear()
-    query, key, value, _ = inputs(8)
-    with caplog.at_level(logging.INFO):
-        attention(query, key, value, segment_ids=segments(8))
-        attention(query, key, value, segment_ids=segments(8))
-    assert [record.message for record in caplog.records if "attention" in record.message] == [
-        "attention: mapped on cpu at length 8 (one head at a time stays in a core's cache)"
-    ]
