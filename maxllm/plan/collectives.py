@@ -130,7 +130,7 @@ def _read(
         groups = parse_pairs(attributes.get("source_target_pairs", attributes.get("frontend_attributes", "")))
         axes, size = smallest(groups, mesh), 2
     else:
-        groups = parse_groups(attributes.get("replica_groups", "{}"), devices)
+        groups = parse_groups(_groups_text(attributes), devices)
         axes, size = mesh_axes_of(groups, mesh), max(map(len, groups))
     channel = attributes.get("channel_id")
     return Collective(
@@ -148,6 +148,12 @@ def _read(
         instruction.op_name,
         int(channel) if channel else None,
     )
+
+
+def _groups_text(attributes: Mapping[str, str]) -> str:
+    """A mesh whose devices are not in order is printed with a comma in it: mesh['a'=2,'b'=2], device_ids=(...) {'a'}."""
+    text = attributes.get("replica_groups", "{}")
+    return f"{text}, device_ids={attributes['device_ids']}" if "device_ids" in attributes else text
 
 
 def _tensor(computation: Computation, instruction: Instruction, kind: str) -> Shape:

@@ -63,8 +63,10 @@ def _from_mesh(text: str) -> Groups:
     sizes = {name.strip().strip("'"): int(size) for name, size in (part.split("=") for part in match[1].split(","))}
     devices = np.arange(math.prod(sizes.values()))
     if match[2]:
-        iota = _IOTA.fullmatch(match[2].strip())
-        devices = _from_iota(iota) if iota else np.array(_ints(match[2]))
+        # [2,4]T(1,0): iota reshaped to [2,4], transposed.
+        text = re.sub(r"^(\[[\d,]+\])(T.*)?$", r"\1<=\1\2", match[2].strip())
+        iota = _IOTA.fullmatch(text)
+        devices = _from_iota(iota).ravel() if iota else np.array(_ints(match[2]))
     # Every axis cut into (before, factor, after) where only a factor of it is asked for, then the asked ones last.
     names, shape, asked = list(sizes), [], []
     wanted = [(name, int(before or 1), int(size or 0)) for name, before, size in _AXIS.findall(match[3])]

@@ -30,7 +30,6 @@ _TPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 # Four chips to a host, unless a slice is smaller; a v5e-8 or v6e-8 can be had as one host, too, and costs the same.
 _ONE_CHIP = {"chips_per_host_bounds": (1, 1, 1)}
@@ -44,6 +43,8 @@ def environment(machine: Machine) -> None:
     JAX is told to run on the CPU even where there is a TPU or GPU: a plan should not take it from a run, and the GPU's
     compiler works without one only if JAX does not look for it.
     """
+    # Compilers' remarks on how they lay things out, a hundred lines of each; errors are still said.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"
         if machine.platform == "cpu":
