@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,25 +21,24 @@ Matrices = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Router(nnx.Module):
-    """Which experts a token goes to, and how much each counts: a softmax over its `experts_per_token` largest logits.
+    """How well each expert suits a token, float32 `[batch, length, experts]`.
 
     In float32, with all its bits: a logit's rounding decides where a token goes.
     """
 
-    def __init__(self, hidden_size: int, num_experts: int, experts_per_token: int, *, std: float, rngs: nnx.Rngs):
+    def __init__(self, hidden_size: int, num_experts: int, *, std: float, rngs: nnx.Rngs):
         # Whole on every device, as a norm is: too small to be worth gathering.
         kernel = std * jax.random.normal(rngs.params(), (hidden_size, num_experts))
         self.kernel = nnx.Param(kernel, axes=("norm", "norm"))
-        self.experts_per_token = experts_per_token
 
-    def logits(self, x: jax.Array) -> jax.Array:
-        """Float32 `[batch, length, experts]`."""
+    def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.matmul(x.astype(jnp.float32), self.kernel[...], precision=jax.lax.Precision.HIGHEST)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Weights, float32, and experts, int32, of each token: `[batch, length, experts_per_token]`."""
-        logits, chosen = jax.lax.top_k(self.logits(x), self.experts_per_token)
-        return jax.nn.softmax(logits, axis=-1), chosen
+
+def choose(logits: jax.Array, experts_per_token: int) -> tuple[jax.Array, jax.Array]:
+    """Each token's experts, int32, and their weights, float32: a softmax over the largest logits (Mixtral)."""
+    logits, chosen = jax.lax.top_k(logits, experts_per_token)
+    return jax.nn.softmax(logits, axis=-1), chosen
 
 
 class MoE(nnx.Module):
@@ -62,11 +63,11 @@ class MoE(nnx.Module):
         def kernel(axes: tuple[str, ...], *shape: int) -> nnx.Param:
             return nnx.Param(std * jax.random.normal(rngs.params(), (num_experts, *shape)), axes=("experts", *axes))
 
-        self.router = Router(hidden_size, num_experts, experts_per_token, std=std, rngs=rngs)
+        self.router = Router(hidden_size, num_experts, std=std, rngs=rngs)
         self.gate = kernel(("expert_embed", "mlp"), hidden_size, intermediate_size)
         self.up = kernel(("expert_embed", "mlp"), hidden_size, intermediate_size)
         self.down = kernel(("mlp", "expert_embed"), intermediate_size, hidden_size)
-        self.num_experts = num_experts
+        self.experts_per_token = experts_per_token
         self.capacity_factor = capacity_factor
 
     def __call__(self, x: jax.Array, segment_ids: jax.Array | None = None, *, dropless: bool = False) -> jax.Array:
@@ -74,41 +75,48 @@ class MoE(nnx.Module):
 
         `dropless`: whatever `capacity_factor` says, as generation wants it, where rows hold a token or two.
         """
-        weights, chosen = self.router(x)
-        if segment_ids is not None:
-            chosen = jnp.where(segment_ids[..., None] == 0, self.num_experts, chosen)
         work = _dropless
         if self.capacity_factor is not None and not dropless:
             work = functools.partial(_within_capacity, factor=self.capacity_factor)
+
+        def local(x: jax.Array, logits: jax.Array, padding: jax.Array, matrices: Matrices, owners: int) -> jax.Array:
+            weights, chosen = choose(logits, self.experts_per_token)
+            chosen = jnp.where(padding[..., None], logits.shape[-1], chosen)  # a number that is no expert's
+            return work(x, weights, chosen, matrices, experts=logits.shape[-1], owners=owners)
+
+        padding = jnp.zeros(x.shape[:2], bool) if segment_ids is None else segment_ids == 0
         matrices = (self.gate[...].astype(x.dtype), self.up[...].astype(x.dtype), self.down[...].astype(x.dtype))
-        return _on_mesh(functools.partial(work, experts=self.num_experts), x, weights, chosen, matrices)
+        return _on_mesh(local, x, self.router(x), padding, matrices)
 
 
-def _on_mesh(work, x: jax.Array, weights: jax.Array, chosen: jax.Array, matrices: Matrices) -> jax.Array:
-    """`work` by each device for the tokens it holds, with its part of the matrices' columns, added up over `tensor`.
+def _on_mesh(
+    local: Callable[..., jax.Array], x: jax.Array, logits: jax.Array, padding: jax.Array, matrices: Matrices
+) -> jax.Array:
+    """`local` by each device for the tokens it holds, with its part of the matrices' columns, added up over `tensor`.
 
-    The matrices come whole along `embed`: each device has them gathered, as any parameter before its use.
+    The matrices come whole along `embed`: each device has them gathered, as any parameter before its use. Choosing the
+    experts is in here too: left to itself, the compiler gathers all logits of all devices to sort them.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return work(x, weights, chosen, matrices, owners=1)
+        return local(x, logits, padding, matrices, 1)
     rows, length, _ = layout(mesh, x.shape, ("batch", "length", None))
     sequence = layout(mesh, x.shape, (None, "sequence", None))[1]
     wide = layout(mesh, matrices[0].shape, ("experts", None, "mlp"))
     tall = PartitionSpec(wide[0], wide[2], None)
 
-    def local(x: jax.Array, weights: jax.Array, chosen: jax.Array, matrices: Matrices) -> jax.Array:
-        out = work(x, weights, chosen, matrices, owners=mesh.shape[AXIS])
+    def each(*arrays: Any) -> jax.Array:
+        out = local(*arrays, mesh.shape[AXIS])
         if mesh.shape["tensor"] == 1:
             return out
         if sequence is None:
             return jax.lax.psum(out, "tensor")
         return jax.lax.psum_scatter(out, "tensor", scatter_dimension=1, tiled=True)
 
-    tokens = PartitionSpec(rows, length, None)
+    tokens = PartitionSpec(rows, length)
+    out = PartitionSpec(rows, length if sequence is None else sequence)
     specs = (tokens, tokens, tokens, (wide, wide, tall))
-    out = PartitionSpec(rows, length if sequence is None else sequence, None)
-    return jax.shard_map(local, in_specs=specs, out_specs=out, check_vma=False)(x, weights, chosen, matrices)
+    return jax.shard_map(each, in_specs=specs, out_specs=out, check_vma=False)(x, logits, padding, matrices)
 
 
 def _dropless(
