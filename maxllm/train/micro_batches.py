@@ -27,3 +27,9 @@ def sum_over(function: Callable[[Batch], Any], batches: Batch) -> Any:
     shapes = jax.eval_shape(function, jax.tree.map(lambda rows: rows[0], batches))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(lambda sums, batch: (jax.tree.map(jnp.add, sums, function(batch)), None), zeros, batches)[0]
+
+
+def mean(gradients: Any, terms: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The gradients of the mean of the term "loss" from those of its sum; zeros where nothing had weight."""
+    weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
+    return jax.tree.map(lambda gradient: gradient / weight, gradients), terms

@@ -12,6 +12,7 @@ interleaved (Narayanan et al. 2021, section 2.2): the same, the layers going aro
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +23,8 @@ from maxllm.batch import Batch
 from maxllm.config.parallel import PipelineConfig
 from maxllm.models.rope import rotation
 from maxllm.parallel import pipeline as stages_of
-from maxllm.parallel.rules import constrain
-from maxllm.train.micro_batches import micro_batches
+from maxllm.parallel.rules import RULES, constrain, mesh_axes
+from maxllm.train.micro_batches import mean, micro_batches, sum_over
 
 Terms = dict[str, Any]
 
@@ -38,12 +39,40 @@ def pipelined_gradients(
     pipeline: PipelineConfig,
 ) -> tuple[nnx.State, Terms]:
     """As `maxllm.train.step.accumulated_gradients`."""
-    parts = _Parts(structure, objective, parameters, batch, accumulation_steps, pipeline)
+    return mean(*summed_in_stages(structure, objective, parameters, batch, accumulation_steps, pipeline=pipeline))
+
+
+def summed_in_stages(
+    structure: nnx.GraphDef,
+    objective: Any,
+    parameters: nnx.State,
+    batch: Batch,
+    accumulation_steps: int,
+    *,
+    pipeline: PipelineConfig,
+) -> tuple[nnx.State, Terms]:
+    """As `maxllm.train.step.summed_gradients`: of the sum of the term "loss", float32."""
+    chunks = pipeline.chunks if pipeline.schedule == "interleaved" else 1
+    parts = _Parts(structure, objective, parameters, batch, accumulation_steps, chunks)
     run = _one_forward_one_backward if pipeline.schedule == "1f1b" else _all_forward_then_all_backward
-    d_groups, d_outer, terms = run(parts, stages_of.group(parts.layers, parts.stages, parts.chunks), parts.outer)
-    gradients = nnx.merge_state(d_outer, stages_of.ungroup(d_groups))
-    weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
-    return jax.tree.map(lambda gradient: gradient / weight, gradients), terms
+    d_groups, d_outer, terms = run(parts, stages_of.group(parts.layers, parts.stages, chunks), parts.outer)
+    return nnx.merge_state(d_outer, stages_of.ungroup(d_groups)), terms
+
+
+def pipelined_terms(structure: nnx.GraphDef, objective: Any, parameters: nnx.State, batch: Batch) -> Terms:
+    """The objective's terms, sums not yet divided, of a batch whose rows go through the stages in as many parts as
+    there are stages, where they divide so."""
+    mesh = jax.sharding.get_abstract_mesh()
+    stages, apart = mesh.shape["stage"], math.prod(mesh.shape[axis] for axis in mesh_axes(RULES["batch"]))
+    count = stages if batch.tokens.shape[0] % (stages * apart) == 0 else 1
+    parts = _Parts(structure, objective, parameters, batch, count, 1)
+    finished = _forward(parts, stages_of.group(parts.layers, stages), parts.outer)
+
+    def terms(at: tuple[jax.Array, jax.Array]) -> Terms:
+        number, x = at
+        return parts.loss(parts.outer, stages_of.take(x, -1), number)[1]
+
+    return sum_over(terms, (jnp.arange(count), finished))
 
 
 class _Parts:
@@ -56,18 +85,18 @@ class _Parts:
         parameters: nnx.State,
         batch: Batch,
         count: int,
-        pipeline: PipelineConfig,
+        chunks: int,
     ):
         self.structure, self.objective, self.count = structure, objective, count
         self.layers, self.outer = nnx.split_state(parameters, lambda path, _: path[0] == "layers", ...)
         self.stages = jax.sharding.get_abstract_mesh().shape["stage"]
-        self.chunks = pipeline.chunks if pipeline.schedule == "interleaved" else 1
+        self.chunks = chunks
         self.batches = micro_batches(batch, count)
         self.numbers = jnp.arange(self.stages)
 
     def model(self, outer: nnx.State) -> Any:
         """Whose own layers nobody runs."""
-        return nnx.merge(self.structure, outer, self.layers)
+        return nnx.merge(self.structure, _like(self.outer, outer), self.layers)
 
     def batch(self, number: jax.Array) -> Batch:
         """Micro-batch `number`; some other one where there is none of that number."""
@@ -90,7 +119,7 @@ class _Parts:
             by = rotation(positions, model.config.head_size, model.config.rope_theta)
             return model.through(group["layers"], x, by, segment_ids)
 
-        layers = stages_of.choose(groups, jnp.clip(chunk, 0, self.chunks - 1))
+        layers = stages_of.choose(_like(self.layers, groups), jnp.clip(chunk, 0, self.chunks - 1))
         return stages_of.spread(stages_of.on_all_stages(stage)(layers, x, positions, segment_ids))
 
     def place(self, item: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -126,7 +155,8 @@ def _all_forward_then_all_backward(
 ) -> tuple[nnx.State, nnx.State, Terms]:
     """GPipe, and with more than one chunk the interleaved schedule."""
     numbers = jnp.arange(parts.count)
-    finished, back = jax.vjp(lambda *p: _forward(parts, *p), groups, outer)
+    # Rounded in every tick, so that what the ticks' gradients add up to is not.
+    finished, back = jax.vjp(lambda *p: _forward(parts, *p), _as_float32(groups), _as_float32(outer))
 
     def head(at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, nnx.State, Terms]:
         number, x = at
@@ -135,10 +165,9 @@ def _all_forward_then_all_backward(
 
     def one(sums: Any, at: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         d_x, *rest = head(at)
-        return jax.tree.map(jnp.add, sums, tuple(rest)), stages_of.put(jnp.zeros_like(at[1]), -1, d_x)
+        return jax.tree.map(_add, sums, tuple(rest)), stages_of.put(jnp.zeros_like(at[1]), -1, d_x)
 
-    zeros = _zeros(head, (numbers[0], finished[0]))[1:]
-    (d_outer, terms), d_finished = jax.lax.scan(one, zeros, (numbers, finished))
+    (d_outer, terms), d_finished = jax.lax.scan(one, _no_gradients(parts, outer, finished[0]), (numbers, finished))
     d_groups, d_begun = back(d_finished)
     return d_groups, jax.tree.map(jnp.add, d_outer, d_begun), terms
 
@@ -194,7 +223,7 @@ def _one_forward_one_backward(parts: _Parts, groups: nnx.State, outer: nnx.State
         (d_outer, d_y), terms = jax.grad(parts.loss, argnums=(0, 1), has_aux=True)(
             outer, stages_of.take(y, -1), t - behind
         )
-        d_outer, terms = jax.tree.map(jnp.add, (flight.d_outer, flight.terms), (d_outer, terms))
+        d_outer, terms = jax.tree.map(_add, (flight.d_outer, flight.terms), (d_outer, terms))
         return flight._replace(d_y=stages_of.put(flight.d_y, -1, d_y), d_outer=d_outer, terms=terms)
 
     def backward(flight: _Flight, t: jax.Array) -> _Flight:
@@ -206,8 +235,8 @@ def _one_forward_one_backward(parts: _Parts, groups: nnx.State, outer: nnx.State
         _, back = jax.vjp(lambda groups, x: parts.through(groups, x, item), groups, x)
         d_groups, d_x = jax.tree.map(lambda d: stages_of.where(there, d), back(flight.d_y))
         _, back = jax.vjp(lambda outer: parts.begin(outer, t - 2 * behind), outer)
-        d_outer = jax.tree.map(jnp.add, flight.d_outer, back(stages_of.take(d_x, 0))[0])
-        d_groups = jax.tree.map(jnp.add, flight.d_groups, d_groups)
+        d_outer = jax.tree.map(_add, flight.d_outer, back(stages_of.take(d_x, 0))[0])
+        d_groups = jax.tree.map(_add, flight.d_groups, d_groups)
         return flight._replace(d_y=stages_of.spread(stages_of.backward(d_x)), d_groups=d_groups, d_outer=d_outer)
 
     def warm_up(flight: _Flight, t: jax.Array) -> tuple[_Flight, None]:
@@ -222,11 +251,8 @@ def _one_forward_one_backward(parts: _Parts, groups: nnx.State, outer: nnx.State
 
     x = _nothing(parts, outer)
     saved = constrain(jnp.zeros((ring, *x.shape), x.dtype), None, "layers", "batch", "sequence", None)
-    d_outer, terms = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        (outer, jax.eval_shape(parts.loss, outer, jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jnp.int32(0))[1]),
-    )
-    flight = _Flight(x, x, saved, jax.tree.map(jnp.zeros_like, groups), d_outer, terms)
+    d_groups = jax.tree.map(jnp.zeros_like, _as_float32(groups))
+    flight = _Flight(x, x, saved, d_groups, *_no_gradients(parts, outer, x))
     steady_end = behind + parts.count
     flight, _ = jax.lax.scan(warm_up, flight, jnp.arange(behind))
     flight, _ = jax.lax.scan(steady, flight, jnp.arange(behind, steady_end))
@@ -240,5 +266,20 @@ def _nothing(parts: _Parts, outer: nnx.State) -> jax.Array:
     return stages_of.spread(jnp.zeros((parts.stages, *x.shape), x.dtype))
 
 
-def _zeros(function: Any, *arguments: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
+def _no_gradients(parts: _Parts, outer: nnx.State, x: jax.Array) -> tuple[nnx.State, Terms]:
+    """Zeros for the sums of the head's gradients, float32, and of the terms. `x` `[stages, ...]`."""
+    terms = jax.eval_shape(lambda: parts.loss(outer, x[0], jnp.int32(0))[1])
+    return jax.tree.map(jnp.zeros_like, _as_float32(outer)), jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), terms)
+
+
+def _add(total: jax.Array, part: jax.Array) -> jax.Array:
+    return total + part.astype(total.dtype)
+
+
+def _as_float32(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+
+
+def _like(tree: Any, wide: Any) -> Any:
+    """`wide` in the dtypes of `tree`."""
+    return jax.tree.map(lambda leaf, other: other.astype(leaf.dtype), tree, wide)

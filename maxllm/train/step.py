@@ -18,8 +18,8 @@ from maxllm.objectives.weighted import Weighted
 from maxllm.parallel.rules import constrain, map_axes, pin
 from maxllm.quant import after_step, join, split
 from maxllm.train.copies import added_up, compressed_over_data, copy_axes, gathered, only_parameters
-from maxllm.train.micro_batches import micro_batches, sum_over
-from maxllm.train.pipeline import pipelined_gradients
+from maxllm.train.micro_batches import mean, micro_batches, sum_over
+from maxllm.train.pipeline import pipelined_gradients, pipelined_terms, summed_in_stages
 from maxllm.train.state import TrainState
 
 Objective = Callable[[Any, Batch], dict[str, Weighted]]
@@ -65,8 +65,9 @@ def make_train_step(
     the pipeline. Metrics, float32 scalars: each term of the objective, `weight` (targets that counted),
     `gradient_norm` (before clipping).
 
-    `zero`, `compress`: as in MeshConfig; compression needs a state made for it. `adapt` sees the whole batch before it is cut, for objectives that weigh
-    its rows by something learned; `frozen`: arrays it needs that no step changes (another model's parameters).
+    `zero`, `compress`: as in MeshConfig; compression needs a state made for it. `adapt` sees the whole batch before
+    it is cut, for objectives that weigh its rows by something learned; `frozen`: arrays it needs that no step
+    changes (another model's parameters).
     """
     gradients_of = _gradients_of(structure, objective, mesh, accumulation_steps, zero, compress, pipeline)
 
@@ -94,6 +95,8 @@ def make_train_step(
 
 def make_eval_step(structure: nnx.GraphDef, objective: Objective, mesh: Mesh) -> Step:
     """A compiled (parameters, batch) -> the objective's terms, sums not yet divided."""
+    if mesh.shape["stage"] > 1:
+        return Step(mesh, functools.partial(pipelined_terms, structure, objective))
     return Step(mesh, lambda parameters, batch: objective(nnx.merge(structure, parameters), batch))
 
 
@@ -114,12 +117,9 @@ def _gradients_of(
     pipeline: PipelineConfig | None,
 ) -> Callable[[nnx.State, Batch, Any], tuple[nnx.State, dict[str, Weighted], Any]]:
     """(parameters, batch, what compression has not sent) -> (gradients of the mean, terms, what it has not sent)."""
+    summed = summed_gradients
     if mesh.shape["stage"] > 1:
-        more = pipeline or PipelineConfig()
-        return lambda parameters, batch, waiting: (
-            *pipelined_gradients(structure, objective, parameters, batch, accumulation_steps, pipeline=more),
-            waiting,
-        )
+        summed = functools.partial(summed_in_stages, pipeline=pipeline or PipelineConfig())
     axes = copy_axes(mesh, zero)
 
     def gradients_of(parameters: nnx.State, batch: Batch, waiting: Any) -> tuple[nnx.State, dict[str, Weighted], Any]:
@@ -129,10 +129,10 @@ def _gradients_of(
             if compressed:
                 gradients, waiting = compressed_over_data(gradients, waiting, mesh, compress)
             return gradients, terms, waiting
-        return *accumulated_gradients(structure, objective, parameters, batch, accumulation_steps), waiting
+        return *mean(*sums(parameters, batch)), waiting
 
     def sums(parameters: nnx.State, batch: Batch) -> tuple[nnx.State, dict[str, Weighted]]:
-        return summed_gradients(structure, objective, parameters, batch, accumulation_steps)
+        return summed(structure, objective, parameters, batch, accumulation_steps)
 
     return gradients_of
 
@@ -141,9 +141,7 @@ def accumulated_gradients(
     structure: nnx.GraphDef, objective: Objective, parameters: nnx.State, batch: Batch, accumulation_steps: int
 ) -> tuple[nnx.State, dict[str, Weighted]]:
     """Gradients of the mean of the term "loss" over the whole batch, and every term's sum and weight."""
-    gradients, terms = summed_gradients(structure, objective, parameters, batch, accumulation_steps)
-    weight = jnp.where(terms["loss"].weight == 0, 1.0, terms["loss"].weight)
-    return jax.tree.map(lambda gradient: gradient / weight, gradients), terms
+    return mean(*summed_gradients(structure, objective, parameters, batch, accumulation_steps))
 
 
 def summed_gradients(
