@@ -89,9 +89,13 @@ def _shapes(computation: Computation, instruction: Instruction) -> list[Shape]:
 
 
 def _widest(computation: Computation, instruction: Instruction) -> str:
-    """The wider of the two operands' types, which is the one they are multiplied in."""
+    """The wider of the two operands' types, which is the one they are multiplied in.
+
+    A kernel may have integer operands before them: which blocks to skip.
+    """
     arrays = [shape for shape in _shapes(computation, instruction) if shape.parts is None and len(shape.sizes) > 1]
-    return max(arrays[:2] or [Shape("u8")], key=lambda shape: shape.bytes / max(shape.elements, 1)).dtype
+    arrays = [shape for shape in arrays if "f" in shape.dtype] or arrays or [Shape("u8")]
+    return max(arrays[:2], key=lambda shape: shape.bytes / max(shape.elements, 1)).dtype
 
 
 def _dot(computation: Computation, instruction: Instruction, contracted: Iterable[int]) -> float:
