@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from maxllm.config.section import Section
 
@@ -17,6 +17,10 @@ class ComputeConfig(Section):
         "none",
         description="recomputed backward: nothing, all but matrix products (dots), all but attention, the whole layer",
     )
+    save: list[str] = Field(
+        default_factory=list, description="more intermediates to keep, by name: docs/training/memory.md"
+    )
+    offload: list[str] = Field(default_factory=list, description="intermediates to keep in the host's memory, by name")
     attention: Literal["auto", "reference", "mapped", "blockwise", "cudnn", "mosaic", "splash"] = Field(
         "auto", description="auto: the first of its platform's that can; says which, and why not the others"
     )
@@ -32,3 +36,12 @@ class ComputeConfig(Section):
         "ring", description="mesh.context: keys go around from device to device, or all of a row's come to each"
     )
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")
+
+    @model_validator(mode="after")
+    def _named_where_something_is_recomputed(self) -> ComputeConfig:
+        if self.remat == "none" and (self.save or self.offload):
+            setting = "offload" if self.offload else "save"
+            raise ValueError(f"{setting} needs remat full, attention or dots; with none all stays on the device")
+        if both := sorted(set(self.save) & set(self.offload)):
+            raise ValueError(f"{both[0]} is both in save and in offload; it is kept in one place")
+        return self

@@ -22,7 +22,8 @@ class MeshConfig(Section):
     context: int = Field(1, ge=-1, description="stretches of every row, and parts of every parameter")
     tensor: int = Field(1, ge=-1, description="heads, and columns of the matrices between them")
     zero: Literal[1, 2, 3] = Field(
-        3, description="split over fsdp: 1 the optimizer's moments, 2 gradients too, 3 parameters too"
+        3,
+        description="split over fsdp: 1 moments and float32 parameters, 2 gradients too, 3 also what is computed with",
     )
     compress: Literal["none", "bfloat16", "int8"] = Field(
         "none", description="gradients as they are added up over data, with error feedback"
@@ -40,6 +41,10 @@ class MeshConfig(Section):
             raise ValueError("an axis of 0 devices; use 1 to leave an axis out, -1 to give it what is left")
         if sizes.count(-1) > 1:
             raise ValueError("more than one axis is -1; only one can take what is left")
+        if self.compress != "none" and self.data == 1:
+            raise ValueError(f"compress {self.compress} is for what travels over data, which is 1; set compress=none")
+        if self.compress != "none" and self.stage != 1:
+            raise ValueError(f"compress {self.compress} does not work with stages yet; set compress=none or stage=1")
         return self
 
 

@@ -19,6 +19,8 @@ def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Decod
         config,
         dtype=compute.dtype,
         remat=compute.remat,
+        save=compute.save,
+        offload=compute.offload,
         attention=compute.attention,
         context=compute.context,
         rngs=nnx.Rngs(params=key),

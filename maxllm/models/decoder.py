@@ -7,7 +7,7 @@ once, however deep the model. Parameters are float32; activations are of the com
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,19 +20,9 @@ from maxllm.models.linear import Embedding, Linear
 from maxllm.models.mlp import SwiGLU
 from maxllm.models.moe import MoE
 from maxllm.models.norm import RMSNorm
+from maxllm.models.remat import rematerialised
 from maxllm.models.rope import Rotation, rotation
 from maxllm.parallel.rules import constrain
-
-# What the backward pass finds saved from each layer, besides its input; the rest it computes again. The names are the
-# `checkpoint_name`s of attention.py, mlp.py and kernels/attention_blocks.py.
-_ATTENTION = ("query", "key", "value", "attention", "attention_denominator")
-_MATRIX_PRODUCTS = (*_ATTENTION, "attention_output", "mlp_gate", "mlp_up")
-REMAT: dict[str, Callable[..., Any]] = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names(*_ATTENTION),
-    "dots": jax.checkpoint_policies.save_only_these_names(*_MATRIX_PRODUCTS),
-}
-
 
 CACHE_AXES = ("layers", None, "kv_heads", None, "head_dim")  # logical; rows and positions are split over nothing
 
@@ -91,7 +81,7 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Tokens to logits. `dtype`: of activations; `remat`: a key of REMAT, or "none"; the others: ComputeConfig's."""
+    """Tokens to logits. `dtype`: of activations; the other settings are ComputeConfig's."""
 
     def __init__(
         self,
@@ -99,13 +89,15 @@ class Decoder(nnx.Module):
         *,
         dtype: Any = jnp.float32,
         remat: str = "none",
+        save: Sequence[str] = (),
+        offload: Sequence[str] = (),
         attention: str = "auto",
         context: str = "ring",
         rngs: nnx.Rngs,
     ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.remat = remat
+        self.remat = (remat, tuple(save), tuple(offload))
         self.embed = Embedding(config.vocab_size, config.hidden_size, std=config.init_std, rngs=rngs)
         block = functools.partial(Block, config, attention=attention, context=context)
         self.layers = _stacked(block, config.num_layers, rngs)
@@ -140,10 +132,7 @@ class Decoder(nnx.Module):
             block = nnx.merge(structure, parameters)
             return constrain(block(x, by, segment_ids), "batch", "sequence", None), None
 
-        if self.remat != "none":
-            # Within a scan there is nothing for common-subexpression elimination to undo.
-            layer = jax.checkpoint(layer, policy=REMAT[self.remat], prevent_cse=False)
-        return jax.lax.scan(layer, x, layers)[0]
+        return jax.lax.scan(rematerialised(layer, *self.remat, x, layers), x, layers)[0]
 
     def extend(
         self, tokens: jax.Array, positions: jax.Array, cache: KVCache, window: int | None = None

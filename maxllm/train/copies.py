@@ -23,8 +23,8 @@ Sums = Callable[[nnx.State, Batch], tuple[nnx.State, Any]]
 
 
 def gathered(structure: nnx.GraphDef, variables: nnx.State, mesh: Mesh) -> nnx.State:
-    """Every parameter whole on each device, in the model's compute dtype: ZeRO 1 and 2, where the float32 ones are split
-    as the moments are (Rajbhandari et al. 2020, section 5) and these live for a step."""
+    """Every parameter whole on each device, in the model's compute dtype, for the time of a step: ZeRO 1 and 2, where
+    the float32 ones are split as the moments are (Rajbhandari et al. 2020, section 5)."""
     dtype = nnx.merge(structure, variables).dtype
 
     def cast(leaf: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
@@ -82,7 +82,7 @@ def added_up(sums: Sums, axes: tuple[str, ...], compressed: bool) -> Callable[..
 
 
 def _split(gradient: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
-    """Σ over fsdp, of which each device keeps the part whose moments it has: all of it where there is nothing to split."""
+    """Σ over fsdp, of which each device keeps the part whose moments it has; all of it where those are not split."""
     for dimension, name in enumerate(names):
         if _kept(name, ("fsdp",)):
             return jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=dimension, tiled=True)

@@ -19,8 +19,9 @@ class TrainState(NamedTuple):
     """`step`: int32 scalar, the number of updates made; `parameters`: `nnx.split(model)[1]`.
 
     `objective`: what an objective remembers from step to step (DoReMi's domain weights), whole on every device; most
-    remember nothing. `scaling`: what fp8 products with delayed scaling remember (maxllm/quant), of the layers' layout. `waiting`: what
-    compressed gradients have not sent yet (parallel/compression.py), float32 `[data, ...]` for each parameter.
+    remember nothing. `scaling`: what fp8 products with delayed scaling remember (maxllm/quant), of the layers' layout.
+    `waiting`: what compressed gradients have not sent yet (parallel/compression.py), float32 `[data, ...]` for each
+    parameter.
     """
 
     step: jax.Array
@@ -42,8 +43,8 @@ def abstract_state(
 ) -> TrainState:
     """Shapes and shardings of a state, nothing allocated: what a checkpoint is restored into, and a plan compiled for.
 
-    `parameters`: arrays, or shapes from `maxllm.models.abstract`. `compress`: MeshConfig's. The layout does not depend on ZeRO's
-    level: what levels 1 and 2 hold whole lives for a step (train/copies.py).
+    `parameters`: arrays, or shapes from `maxllm.models.abstract`. `compress`: MeshConfig's. The layout
+    does not depend on ZeRO's level: what levels 1 and 2 hold whole lives for a step (train/copies.py).
     """
     shape = jax.eval_shape(
         lambda p, own, scaling: TrainState(jnp.int32(0), p, optimizer.init(p), own, scaling),

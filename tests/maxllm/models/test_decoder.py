@@ -12,7 +12,7 @@ from maxllm.config.compute import ComputeConfig
 from maxllm.config.model import ModelConfig
 from maxllm.config.parallel import MeshConfig
 from maxllm.models import KVCache, abstract, count_parameters, create
-from maxllm.models.decoder import REMAT
+from maxllm.models.remat import REMAT
 from maxllm.parallel.mesh import make_mesh, single_device_mesh
 from maxllm.parallel.rules import RULES
 
@@ -154,9 +154,7 @@ def test_remat_changes_what_is_saved_and_not_what_is_computed(remat, exact):
 
 
 def test_every_name_a_remat_policy_saves_is_a_name_in_the_model(exact):
-    from maxllm.models import decoder
-
-    assert all(f"name={name}" in exact[0] for name in decoder._MATRIX_PRODUCTS)
+    assert all(f"name={name}" in exact[0] for name in REMAT["dots"])
 
 
 def test_bfloat16_keeps_float32_parameters_and_logits():
