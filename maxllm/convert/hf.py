@@ -94,9 +94,11 @@ def save(
       dtype: of the tensors on disk; "float32" keeps every bit, "bfloat16" is half the size.
       overwrite: replace a Hugging Face folder that is at `output` already.
 
-    Raises UserError if something else is there.
+    Raises UserError if something else is there, or if `transformers` has no such model that we know of.
     """
     output = check_output(output, overwrite=overwrite)
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    config = llama_config.to_huggingface(model.config, dtype=dtype, token_ids=ids)
     parameters = {".".join(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.split(model)[1])}
     partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
     for left_by_a_kill in (partial, old):
@@ -105,8 +107,7 @@ def save(
     try:
         tensors = llama.write_parameters(parameters, jax.numpy.dtype(dtype))
         write_folder(partial, tensors, max_shard_bytes=max_shard_bytes)
-        ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
-        _write_json(partial / CONFIG, llama_config.to_huggingface(model.config, dtype=dtype, token_ids=ids))
+        _write_json(partial / CONFIG, config)
         generation = {f"{name}_token_id": value for name, value in ids.items() if value is not None}
         _write_json(partial / "generation_config.json", {"_from_model_config": True, **generation})
         tokenizer.save_huggingface(partial)

@@ -19,7 +19,12 @@ REQUIRED = {
 
 
 def to_huggingface(config: ModelConfig, *, dtype: str, token_ids: dict[str, int | None]) -> dict[str, Any]:
-    """`config.json`'s content, in the words both transformers 4 and 5 read. `token_ids`: bos, eos, pad."""
+    """`config.json`'s content, in the words both transformers 4 and 5 read. `token_ids`: bos, eos, pad.
+
+    Raises UserError for a model that a Llama cannot be.
+    """
+    if config.num_experts:
+        raise UserError(f"model.num_experts {config.num_experts}: a mixture of experts cannot be exported yet")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -104,6 +104,8 @@ def check_layout(
         "model.hidden_size": (model.hidden_size, "embed"),
         "model.num_layers": (model.num_layers, "layers"),
     }
+    if model.num_experts:
+        dimensions["model.num_experts"] = (model.num_experts, "experts")
     if micro_batch_size is not None:
         dimensions["data.batch_size / train.accumulation_steps"] = (micro_batch_size, "batch")
     for setting, (size, axis) in dimensions.items():
