@@ -24,6 +24,8 @@ VERBS = {
     "tokenize": "maxllm.cli.tokenize",
     "mix": "maxllm.cli.mix",
     "inspect": "maxllm.cli.inspect",
+    "plan": "maxllm.cli.plan",
+    "scaling": "maxllm.cli.scaling",
     "bench": "maxllm.cli.bench",
     "train": "maxllm.cli.train",
     "eval": "maxllm.cli.eval",
