@@ -59,6 +59,7 @@ def main(config: TrainConfig) -> None:
         accumulation_steps=config.train.accumulation_steps,
         zero=config.mesh.zero,
         compress=config.mesh.compress,
+        flags=config.compute.compiler_flags,
         pipeline=config.pipeline,
     )
     batch = place_batch(packed_batch(config.data, config.model.vocab_size), mesh)

@@ -37,6 +37,10 @@ class ComputeConfig(Section):
     )
     loss_chunk: int = Field(0, ge=0, description="tokens whose logits exist at once; 0 = chosen by vocabulary size")
 
+    compiler_flags: dict[str, bool | int | str] = Field(
+        default_factory=dict, description="XLA's options, over those for the devices' kind: docs/training/flags.md"
+    )
+
     @model_validator(mode="after")
     def _named_where_something_is_recomputed(self) -> ComputeConfig:
         if self.remat == "none" and (self.save or self.offload):

@@ -71,6 +71,7 @@ def train_program(config: TrainConfig, machine: Machine, say: Say = lambda line:
         accumulation_steps=config.train.accumulation_steps,
         zero=config.mesh.zero,
         compress=config.mesh.compress,
+        flags=config.compute.compiler_flags,
         pipeline=config.pipeline,
     )
     return _compiled("train step", lambda: step.lower(state, batch), mesh, machine, say)

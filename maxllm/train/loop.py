@@ -144,6 +144,7 @@ class _Run:
             accumulation_steps=count,
             zero=self.config.mesh.zero,
             compress=self.config.mesh.compress,
+            flags=self.config.compute.compiler_flags,
             pipeline=self.config.pipeline,
             adapt=adapt,
             frozen=frozen,

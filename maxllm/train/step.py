@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from maxllm.batch import Batch
 from maxllm.config.parallel import PipelineConfig
 from maxllm.objectives.weighted import Weighted
+from maxllm.parallel.compiler_flags import compiler_options
 from maxllm.parallel.rules import constrain, map_axes, pin
 from maxllm.quant import after_step, join, split
 from maxllm.train.copies import added_up, compressed_over_data, copy_axes, gathered, only_parameters
@@ -24,16 +25,20 @@ from maxllm.train.state import TrainState
 
 Objective = Callable[[Any, Batch], dict[str, Weighted]]
 Metrics = dict[str, jax.Array]
+Flags = Mapping[str, bool | int | str]
 # (state, whole batch, frozen) -> the batch to learn from, the objective's new memory, numbers to report.
 Adapt = Callable[[TrainState, Batch, Any], tuple[Batch, Any, Metrics]]
 
 
 class Step:
-    """A compiled function of (state or parameters, batch) under its mesh; `lower` compiles it ahead of time."""
+    """A compiled function of (state or parameters, batch) under its mesh; `lower` compiles it ahead of time, with the
+    same compiler options: those of the devices' kind, and `flags`, which win."""
 
-    def __init__(self, mesh: Mesh, function: Callable[..., Any], *more: Any, **options: Any):
+    def __init__(
+        self, mesh: Mesh, function: Callable[..., Any], *more: Any, flags: Flags | None = None, **options: Any
+    ):
         self.mesh, self.more = mesh, more
-        self.compiled = jax.jit(function, **options)
+        self.compiled = jax.jit(function, compiler_options=compiler_options(mesh, flags), **options)
 
     def __call__(self, state: Any, batch: Batch) -> Any:
         with jax.set_mesh(self.mesh):
@@ -57,6 +62,7 @@ def make_train_step(
     pipeline: PipelineConfig | None = None,
     adapt: Adapt | None = None,
     frozen: Any = (),
+    flags: Flags | None = None,
 ) -> Step:
     """A compiled (state, batch) -> (state, metrics). The state passed in is donated: use only the one returned.
 
@@ -67,7 +73,8 @@ def make_train_step(
 
     `zero`, `compress`: as in MeshConfig; compression needs a state made for it. `adapt` sees the whole batch before
     it is cut, for objectives that weigh its rows by something learned; `frozen`: arrays it needs that no step
-    changes (another model's parameters).
+    changes (another model's parameters). `flags`: of the
+    compiler, over those of parallel/compiler_flags.py.
     """
     gradients_of = _gradients_of(structure, objective, mesh, accumulation_steps, zero, compress, pipeline)
 
@@ -90,7 +97,7 @@ def make_train_step(
         scaling = pin(after_step(state.scaling, met), mesh)
         return TrainState(state.step + 1, parameters, pin(moments, mesh), own, scaling, waiting), metrics | reported
 
-    return Step(mesh, step, frozen, donate_argnums=0)
+    return Step(mesh, step, frozen, flags=flags, donate_argnums=0)
 
 
 def make_eval_step(structure: nnx.GraphDef, objective: Objective, mesh: Mesh) -> Step:
