@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maxllm.parallel.rules import cast, constrain
+from maxllm.parallel.sequence import merged, parted
 
 
 class Linear(nnx.Module):
@@ -33,9 +34,10 @@ class Linear(nnx.Module):
         # A plain product of two matrices: with more axes, the gradient of the kernel asks XLA for a transposed copy of
         # the output's gradient, which on a CPU costs more than the product itself.
         flat = self.product(
-            x.reshape(math.prod(batch), math.prod(inputs)), kernel.reshape(math.prod(inputs), math.prod(outputs))
+            merged(x, len(batch)).reshape(math.prod(batch), math.prod(inputs)),
+            kernel.reshape(math.prod(inputs), math.prod(outputs)),
         )
-        return flat.reshape(*batch, *outputs)
+        return parted(flat.reshape(math.prod(batch), *outputs), batch)
 
 
 class Embedding(nnx.Module):

@@ -7,8 +7,10 @@ A loss that adds up over tokens does not care, rotary positions come with the ba
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -48,3 +50,29 @@ def steps(devices: int, stretch: int, window: int | None) -> list[int]:
     # The halves that are alike are as far apart as the devices, one way around or the other; others are farther.
     near = [(min(step, devices - step) - 1) * stretch + 1 for step in range(devices)]
     return [step for step in range(devices) if window is None or step == 0 or near[step] < window]
+
+
+def merged(x: jax.Array, leading: int) -> jax.Array:
+    """`x` with its first `leading` axes (batch, length) as one, in an order in which no token leaves its device.
+
+    Of an axis made of whole rows, a device of several rows' stretches holds no one part, so the compiler would give
+    all tokens to every device of `context`, and have each of them multiply with all of them.
+    """
+    shape, rest = x.shape[:leading], x.shape[leading:]
+    if (devices := _devices(shape)) > 1:
+        x = x.reshape(shape[0], devices, -1, *rest).swapaxes(0, 1)
+    return x.reshape(math.prod(shape), *rest)
+
+
+def parted(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """What was merged, with its axes `shape` again."""
+    if (devices := _devices(shape)) > 1:
+        x = x.reshape(devices, shape[0], -1, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(*shape, *x.shape[3:])
+    return x.reshape(*shape, *x.shape[1:])
+
+
+def _devices(shape: tuple[int, ...]) -> int:
+    """Devices that share the axis `length` of `[batch, length]`."""
+    devices = jax.sharding.get_abstract_mesh().shape.get("context", 1)
+    return devices if len(shape) == 2 and shape[1] % devices == 0 else 1
