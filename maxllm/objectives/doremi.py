@@ -24,6 +24,7 @@ from maxllm.batch import Batch
 from maxllm.kernels.cross_entropy import token_cross_entropy
 from maxllm.models.decoder import Decoder
 from maxllm.objectives.weighted import Weighted
+from maxllm.parallel.sequence import devices_along
 
 _LOGITS = 2**22  # that exist at once; without gradients a small chunk costs nothing
 
@@ -54,13 +55,19 @@ def token_losses(model: Decoder, batch: Batch) -> jax.Array:
     """Cross-entropy of each target in nats: float32 `[batch, length]`, some positions' logits at a time."""
     hidden = model.hidden(batch.tokens, batch.positions, batch.segment_ids)
     head = model.head_kernel()
-    positions = max(1, _LOGITS // (head.shape[1] * hidden.shape[0]))
+    rows, length = batch.targets.shape
+    devices = devices_along(batch.targets.shape)
+
+    def by_position(x: jax.Array) -> jax.Array:
+        """`[length / devices, batch, devices, ...]`: of each position, one on every device that shares a row."""
+        return jnp.moveaxis(x.reshape(rows, devices, length // devices, *x.shape[2:]), 2, 0)
+
     losses = jax.lax.map(
         lambda at: token_cross_entropy(at[0], head, at[1]),
-        (hidden.swapaxes(0, 1), batch.targets.swapaxes(0, 1)),
-        batch_size=positions,
+        (by_position(hidden), by_position(batch.targets)),
+        batch_size=max(1, _LOGITS // (head.shape[1] * rows * devices)),
     )
-    return losses.swapaxes(0, 1)
+    return jnp.moveaxis(losses, 0, 2).reshape(rows, length)
 
 
 def update(

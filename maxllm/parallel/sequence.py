@@ -59,20 +59,20 @@ def merged(x: jax.Array, leading: int) -> jax.Array:
     all tokens to every device of `context`, and have each of them multiply with all of them.
     """
     shape, rest = x.shape[:leading], x.shape[leading:]
-    if (devices := _devices(shape)) > 1:
+    if (devices := devices_along(shape)) > 1:
         x = x.reshape(shape[0], devices, -1, *rest).swapaxes(0, 1)
     return x.reshape(math.prod(shape), *rest)
 
 
 def parted(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """What was merged, with its axes `shape` again."""
-    if (devices := _devices(shape)) > 1:
+    if (devices := devices_along(shape)) > 1:
         x = x.reshape(devices, shape[0], -1, *x.shape[1:]).swapaxes(0, 1)
         return x.reshape(*shape, *x.shape[3:])
     return x.reshape(*shape, *x.shape[1:])
 
 
-def _devices(shape: tuple[int, ...]) -> int:
+def devices_along(shape: tuple[int, ...]) -> int:
     """Devices that share the axis `length` of `[batch, length]`."""
     devices = jax.sharding.get_abstract_mesh().shape.get("context", 1)
     return devices if len(shape) == 2 and shape[1] % devices == 0 else 1

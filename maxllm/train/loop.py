@@ -85,12 +85,13 @@ class _Run:
         self.prints = run_folder.fingerprints(config, self.tokenizer)
         self.display = Display(self.loop.steps, quiet=not self.first)
         self.mesh = make_mesh(config.mesh)
-        check_layout(
-            config.model,
-            self.mesh,
-            config.data.batch_size // self.loop.accumulation_steps,
-            config.data.sequence_length,
-        )
+        longest = config.data.sequence_length
+        for length in {longest, *(phase.sequence_length or longest for phase in config.data.phases)}:
+            check_layout(config.model, self.mesh, config.data.batch_size // self.loop.accumulation_steps, length)
+        if why := config.pipeline.refusal(
+            self.mesh.shape["stage"], config.model.num_layers, self.loop.accumulation_steps
+        ):
+            raise UserError(why)  # mesh.stage=-1 is known only now
         self.data = doremi.uniform(config.data) if config.objective.name == "doremi" else config.data
         self.loader = self._loader("train")
         self.reference = None
@@ -360,6 +361,8 @@ class _Run:
             f"{count:,} parameters in {self.config.compute.dtype}; {data.batch_size} x {data.sequence_length} = "
             f"{data.batch_size * data.sequence_length:,} tokens a step; {self.loop.steps} steps, from {self.step}"
         )
+        if (stages := self.mesh.shape["stage"]) > 1:
+            self.display.say(f"pipeline: {self.config.pipeline.described(stages, self.loop.accumulation_steps)}")
         if self.reference:
             names = self.loader.names
             self.display.say(f"DoReMi against {self.config.objective.reference}; rows from {', '.join(names)} alike")

@@ -11,13 +11,17 @@ from flax import nnx
 
 from maxllm.batch import Batch
 from maxllm.config.compute import ComputeConfig
+from maxllm.config.errors import UserError
 from maxllm.config.model import ModelConfig
 from maxllm.config.parallel import MeshConfig
 from maxllm.models import abstract, create
 from maxllm.models.mlp import SwiGLU
-from maxllm.objectives import causal_lm
+from maxllm.objectives import causal_lm, doremi
 from maxllm.parallel.mesh import make_mesh, place_batch
 from maxllm.parallel.rules import check_layout, constrain, shardings
+from maxllm.parallel.sequence import balanced
+from maxllm.train import loop
+from maxllm.train.metrics import read
 from maxllm.train.step import accumulated_gradients
 
 ROWS, LENGTH, VOCAB = 8, 32, 64
@@ -90,6 +94,48 @@ def test_no_device_multiplies_with_the_tokens_of_another():
         flops = program.lower(parameters, np.zeros((4, 256, 64), np.float32)).compile().cost_analysis()["flops"]
     products = 3 * 3 * 2 * 4 * 256 * 64 * 128  # three matrices, forward and twice backward
     assert flops < 1.1 * products / 8
+
+
+@pytest.mark.slow
+def test_losses_of_single_tokens_come_in_the_order_in_which_the_row_lies(monkeypatch):
+    """What DoReMi compares, over as many devices."""
+    monkeypatch.setattr(doremi, "_LOGITS", 4 * ROWS * VOCAB)
+    found = {}
+    for context in (1, 4):
+        mesh = mesh_of(context=context, data=2)
+        structure, _ = abstract(MODEL, ComputeConfig(dtype="float32"))
+        parameters = jax.device_put(initial(), shardings(initial(), mesh))
+        losses = jax.jit(lambda parameters, batch: doremi.token_losses(nnx.merge(structure, parameters), batch))  # noqa: B023
+        with jax.set_mesh(mesh):
+            found[context] = np.asarray(losses(parameters, place_batch(packed_rows(), mesh)))
+    np.testing.assert_allclose(found[4], found[1][:, balanced(LENGTH, 4)], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "phases", "doremi"])
+def test_a_run_on_a_context_axis_is_the_run_without(kind, configured, domains, tmp_path):
+    changes = {"train": {"steps": 6, "log_every": 1}, "data": {"sources": domains}}
+    if kind == "phases":
+        phases = [{"until": 0.5, "sequence_length": 16, "weights": {"easy": 1, "hard": 1}}, {"until": 1}]
+        changes["data"] |= {"phases": phases}
+    if kind == "doremi":
+        loop.train(configured(**changes | {"train": changes["train"] | {"run_dir": str(tmp_path / "reference")}}))
+        changes["objective"] = {"name": "doremi", "reference": str(tmp_path / "reference")}
+    records = []
+    for number, mesh in enumerate(({}, {"context": 2, "tensor": 2})):
+        folder = tmp_path / str(number)
+        loop.train(configured(**changes | {"mesh": mesh, "train": changes["train"] | {"run_dir": str(folder)}}))
+        records.append(read(folder / "metrics.jsonl"))
+    assert records[0][-1].keys() >= {"held_out_loss"} | ({"domain_weight/easy"} if kind == "doremi" else set())
+    for whole, spread in zip(*records, strict=True):
+        for name in whole.keys() & {"loss", "held_out_loss", "weight", "gradient_norm", "domain_weight/easy"}:
+            assert spread[name] == pytest.approx(whole[name], rel=1e-4), (whole["step"], name)
+
+
+def test_a_phase_too_short_to_be_dealt_out_is_one_sentence(configured):
+    phases = [{"until": 0.5, "sequence_length": 8}, {"until": 1}]
+    with pytest.raises(UserError, match="sequence_length 8 is not divisible by 2 x mesh.context = 16"):
+        loop.train(configured(mesh={"context": 8}, data={"phases": phases}))
 
 
 @pytest.mark.parametrize(

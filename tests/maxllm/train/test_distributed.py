@@ -180,6 +180,19 @@ def test_two_processes_train_as_one(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.network
+def test_a_row_may_lie_on_two_processes(config: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(config.read_text()) | {"mesh": {"context": 8}}
+    settings["train"] |= {"steps": 6}
+    config.write_text(yaml.safe_dump(settings))
+    with two_trainers(config) as processes:
+        assert [process.wait(280) for process, _ in processes] == [0, 0], said(processes)
+    loop.train(resolve(TrainConfig, config, [f"train.run_dir={tmp_path / 'alone'}", "mesh.context=1"]).config)
+    two, one = (read(tmp_path / run / "metrics.jsonl") for run in ("run", "alone"))
+    assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=1e-5)
+    assert two[-1]["held_out_loss"] == pytest.approx(one[-1]["held_out_loss"], rel=1e-5)
+
+
+@pytest.mark.network
 @pytest.mark.parametrize("kind", ["phases", "doremi"])
 def test_two_processes_go_through_a_curriculum_or_search_for_weights_as_one(
     kind: str, config: Path, tmp_path: Path, domains: dict[str, Any]
