@@ -55,3 +55,38 @@ class PipelineConfig(Section):
         "1f1b", description="gpipe keeps every micro-batch's activations, 1f1b those of as many as there are stages"
     )
     chunks: PositiveInt = Field(2, description="interleaved: groups of layers that each stage holds")
+
+    def bubble(self, stages: int, micro_batches: int) -> float:
+        """Share of a step that a stage waits: (p - 1) / (m v + p - 1) for p stages, m micro-batches and v chunks.
+
+        Narayanan et al. 2021, section 2.2, give it relative to the work, (p - 1) / (m v).
+        """
+        passes = micro_batches * (self.chunks if self.schedule == "interleaved" else 1)
+        return (stages - 1) / (passes + stages - 1)
+
+    def refusal(self, stages: int, layers: int, micro_batches: int) -> str | None:
+        """Why this many layers and micro-batches cannot go through this many stages, in a sentence; None if they can.
+
+        That the stages divide the layers evenly is the mesh's to ask for.
+        """
+        if stages <= 1 or self.schedule != "interleaved":
+            return None
+        if layers % (stages * self.chunks):
+            return (
+                f"model.num_layers {layers} is not divisible by mesh.stage x pipeline.chunks = {stages * self.chunks}; "
+                "choose pipeline.chunks so that it is, or pipeline.schedule=1f1b"
+            )
+        if micro_batches % stages:
+            return (
+                f"train.accumulation_steps {micro_batches} is not divisible by mesh.stage {stages}, and as many "
+                "micro-batches as there are stages go around together; make it a multiple, or take "
+                "pipeline.schedule=1f1b"
+            )
+        return None
+
+    def described(self, stages: int, micro_batches: int) -> str:
+        """For the log: "1f1b, 4 stages, 8 micro-batches, bubble 27.3 %", and what to do about a large one."""
+        chunks = f" x {self.chunks} groups of layers" if self.schedule == "interleaved" else ""
+        bubble = self.bubble(stages, micro_batches)
+        hint = "; with train.accumulation_steps below mesh.stage some stages always wait" * (micro_batches < stages)
+        return f"{self.schedule}, {stages} stages{chunks}, {micro_batches} micro-batches, bubble {bubble:.1%}{hint}"

@@ -159,7 +159,11 @@ class TrainConfig(Section):
                 f"sparsity.end_step {self.sparsity.last_step(self.train.steps)} does not come before train.steps "
                 f"{self.train.steps}; the last mask would never be chosen"
             )
+        if why := self.pipeline.refusal(self.mesh.stage, self.model.num_layers, self.train.accumulation_steps):
+            raise ValueError(why)
         if self.objective.name == "doremi":
+            if self.mesh.stage != 1:
+                raise ValueError("objective.name doremi has no pipeline; its proxies are small: use mesh.stage=1")
             if not self.objective.reference:
                 raise ValueError("objective.reference is not set; doremi needs a model trained on the baseline mixture")
             if len(self.data.drawn) == 1:
