@@ -5,6 +5,7 @@ Bounds from below: what is ruled out here does not fit, or is slow, whatever the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from maxllm.train.flops import flops_per_token
 
 # Of the forward pass' matrix products, what the backward pass computes again.
 _COMPUTED_AGAIN = {"none": 0.0, "dots": 0.1, "attention": 0.75, "full": 1.0}
+
+
+# A search asks for the same model some hundred times, and each answer is an abstract evaluation.
+_parameters = functools.lru_cache(count_parameters)
+_flops = functools.lru_cache(flops_per_token)
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ def estimate(config: TrainConfig, mesh: Mapping[str, int], machine: Machine) -> 
 def _memory(config: TrainConfig, mesh: Mapping[str, int]) -> int:
     """float32 parameters and gradients, the moments, saved activations, and one layer's weights gathered."""
     model = config.model
-    parameters = count_parameters(model)
+    parameters = _parameters(model)
     ways = mesh["fsdp"] * mesh["expert"] * mesh["context"] * mesh["tensor"] * mesh["stage"]
-    moment = 2 if getattr(config.optimizer, "moments_dtype", "float32") == "bfloat16" else 4
+    moment = 2 if config.optimizer.moments_dtype == "bfloat16" else 4
     whole = ways // (mesh["fsdp"] * mesh["expert"] * mesh["context"]) or 1
     split_parameters = ways if config.mesh.zero == 3 else whole
     split_gradients = whole if config.mesh.zero == 1 else ways
@@ -54,18 +60,18 @@ def _seconds(config: TrainConfig, mesh: Mapping[str, int], machine: Machine) -> 
     model, length = config.model, config.data.sequence_length
     tokens = config.data.batch_size * length
     again = 1 + _COMPUTED_AGAIN.get(config.compute.remat, 1.0) / 3
-    computing = flops_per_token(model, length) * tokens * again / (machine.devices * peak)
+    computing = _flops(model, length) * tokens * again / (machine.devices * peak)
     if mesh["stage"] > 1:
         computing *= 1 + (mesh["stage"] - 1) / config.train.accumulation_steps  # the bubble
     over = mesh["fsdp"] * mesh["expert"] * mesh["context"]
-    held = count_parameters(model) / (mesh["tensor"] * mesh["stage"])
+    held = _parameters(model) / (mesh["tensor"] * mesh["stage"])
     # Gathered in bfloat16 for forward and backward of every micro-batch; gradients scattered likewise.
     times = config.train.accumulation_steps if config.mesh.zero == 3 else 1
     sharding = (over - 1) / over * held * 2 * 3 * times
     copies = (mesh["data"] - 1) / mesh["data"] * held / over * 4 * 2
     here = tokens / (machine.devices / mesh["tensor"] / mesh["stage"]) * model.hidden_size * 2
     # Two blocks a layer, each gathering its input and scattering its output, forward, backward and again.
-    tensor = (mesh["tensor"] - 1) / mesh["tensor"] * here * 4 * (2 + again) / 1 * model.num_layers / mesh["stage"]
+    tensor = (mesh["tensor"] - 1) / mesh["tensor"] * here * 4 * (2 + again) * model.num_layers / mesh["stage"]
     inside = math.prod(mesh[axis] for axis in ("tensor", "context", "expert", "fsdp"))
     slow = machine.hosts > 1 and inside > machine.devices_per_host
     network = machine.network_bandwidth or machine.link_bandwidth
