@@ -15,7 +15,7 @@ from maxllm.plan.loops import Executions, executions
 
 _NO_TRAFFIC = frozenset(
     """parameter constant tuple get-tuple-element bitcast while conditional call after-all add-dependency partition-id
-    replica-id opt-barrier domain async-update async-done send-done recv recv-done""".split()
+    replica-id opt-barrier domain async-start async-update async-done send-done recv recv-done""".split()
 )
 _MARKERS = (
     "AllocateBuffer",
@@ -43,7 +43,7 @@ def memory_bytes(module: Module, runs: Mapping[str, Executions] | None = None) -
 
 
 def bytes_of(module: Module, computation: Computation, instruction: Instruction) -> int:
-    """Of one execution of an instruction that is in no fusion."""
+    """Of one execution of an instruction that is in no fusion. What an `async-start` calls is counted there."""
     opcode = instruction.opcode
     if opcode in _NO_TRAFFIC or opcode.endswith("-done"):
         return 0
