@@ -96,6 +96,10 @@ def _local(
 
     Of d head each device gets the rows that `embed_axes`, some of `token_axes`, leave it.
     """
+    if gradients and embed_axes and not chunk and _by_columns_pays():
+        return _by_columns(
+            hidden, head, targets, weights, token_axes=token_axes, vocab_axes=vocab_axes, embed_axes=embed_axes
+        )
     columns = jnp.arange(head.shape[1]) + (jax.lax.axis_index(vocab_axes) * head.shape[1] if vocab_axes else 0)
 
     def one(total_and_d_head: tuple[jax.Array, jax.Array], tokens: Parts):
@@ -126,6 +130,72 @@ def _local(
         d_head = jax.lax.psum_scatter(d_head, embed_axes, scatter_dimension=0, tiled=True)
     copies = tuple(axis for axis in token_axes if axis not in embed_axes)
     return _sum(total, token_axes), d_hidden.astype(hidden.dtype), _sum(d_head, copies)
+
+
+def _by_columns_pays() -> bool:
+    """Not on a CPU, where a chunk of tokens keeps its logits in the cache and memory is not what is short."""
+    return target.platform() != "cpu"
+
+
+def _by_columns(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    token_axes: tuple[str, ...],
+    vocab_axes: tuple[str, ...],
+    embed_axes: tuple[str, ...],
+) -> Parts:
+    """`_local`'s, some columns of the head after others: where its gradient is kept in parts, it never is whole.
+
+    Twice over the columns: for each token's denominator, then, with the logits computed again, for the gradients. That
+    is a third more work in the head, and no float32 matrix of its size is read and written for every chunk of tokens:
+    of Llama 3's 8B on 256 TPU v5e, 2 % more FLOPs for 4 of 7 GB.
+    """
+    rows, targets, weights = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1)
+    size = _column_block(rows.shape[0], head.shape[1])
+    first = jax.lax.axis_index(vocab_axes) * head.shape[1] if vocab_axes else 0
+    blocks = jnp.arange(head.shape[1] // size)
+
+    def logits_of(block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        kernel = jax.lax.dynamic_slice_in_dim(head, block * size, size, axis=1)
+        is_target = targets[:, None] == first + block * size + jnp.arange(size)
+        return kernel, jnp.matmul(rows, kernel, preferred_element_type=jnp.float32), is_target
+
+    def measure(sums: Parts, block: jax.Array) -> tuple[Parts, None]:
+        top, denominator, chosen = sums
+        _, logits, is_target = logits_of(block)
+        higher = jnp.maximum(top, logits.max(axis=-1))
+        denominator = denominator * jnp.exp(top - higher) + jnp.exp(logits - higher[:, None]).sum(axis=-1)
+        return (higher, denominator, chosen + jnp.where(is_target, logits, 0.0).sum(axis=-1)), None
+
+    nothing = jnp.zeros(rows.shape[0], jnp.float32)
+    own, denominator, chosen = jax.lax.scan(measure, (nothing - jnp.inf, nothing, nothing), blocks)[0]
+    top = _maximum(own, vocab_axes)
+    denominator = _sum(denominator * jnp.exp(own - top), vocab_axes)
+    total = ((top + jnp.log(denominator) - _sum(chosen, vocab_axes)) * weights).sum()
+
+    def differentiate(d_rows: jax.Array, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        kernel, logits, is_target = logits_of(block)
+        d_logits = jnp.exp(logits - top[:, None]) * (weights / denominator)[:, None]
+        d_logits = (d_logits - jnp.where(is_target, weights[:, None], 0.0)).astype(rows.dtype)
+        d_kernel = jnp.matmul(rows.T, d_logits, preferred_element_type=jnp.float32).astype(rows.dtype)
+        d_kernel = jax.lax.psum_scatter(d_kernel, embed_axes, scatter_dimension=0, tiled=True)
+        return d_rows + jnp.matmul(d_logits, kernel.T, preferred_element_type=jnp.float32), d_kernel
+
+    d_rows, d_head = jax.lax.scan(differentiate, jnp.zeros(rows.shape, jnp.float32), blocks)
+    d_head = d_head.swapaxes(0, 1).reshape(d_head.shape[1], -1)
+    copies = tuple(axis for axis in token_axes if axis not in embed_axes)
+    d_hidden = _sum(d_rows, vocab_axes).astype(hidden.dtype).reshape(hidden.shape)
+    return _sum(total, token_axes), d_hidden, _sum(d_head, copies)
+
+
+def _column_block(tokens: int, columns: int) -> int:
+    """The most columns whose logits may exist at once, among the divisors; if it can be, whole tiles of 128."""
+    divisors = [size for size in range(1, columns + 1) if columns % size == 0 and size * tokens <= _LOGITS]
+    tiles = [size for size in divisors if size % 128 == 0]
+    return max(tiles or divisors or [columns])
 
 
 def _chunks(tokens: Parts, size: int) -> Parts:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from maxllm.config.parallel import MeshConfig
+from maxllm.kernels import cross_entropy as module
 from maxllm.kernels.cross_entropy import cross_entropy, token_cross_entropy
 from maxllm.parallel.mesh import make_mesh
 
@@ -58,6 +59,23 @@ def test_any_mesh_gives_the_same_sum_and_gradients(axes):
     want = with_gradients(plain, *arrays)
     with jax.set_mesh(make_mesh(MeshConfig(data=axes[0], fsdp=axes[1], tensor=axes[2]))):
         assert_close(with_gradients(lambda *a: cross_entropy(*a, 5), *arrays), want)
+
+
+@pytest.mark.parametrize("axes", [(2, 2, 2), (1, 8, 1), (1, 2, 4)], ids=str)
+def test_columns_one_block_after_another_give_the_same_sum_and_gradients(axes, monkeypatch):
+    """What accelerators do where the head's gradient is kept in parts; here with blocks of a few columns."""
+    monkeypatch.setattr(module, "_by_columns_pays", lambda: True)
+    monkeypatch.setattr(module, "_LOGITS", 36)  # six columns of six tokens
+    arrays = inputs()
+    with jax.set_mesh(make_mesh(MeshConfig(data=axes[0], fsdp=axes[1], tensor=axes[2]))):
+        got = with_gradients(cross_entropy, *arrays)
+    assert_close(got, with_gradients(plain, *arrays))
+
+
+def test_a_block_of_columns_is_whole_tiles_where_it_can_be():
+    assert module._column_block(8192, 128256) == 21376  # 167 tiles; six blocks of 0.7 GB
+    assert module._column_block(16384, 32000) == 16000
+    assert module._column_block(10**6, 10) == 10  # never none
 
 
 def test_the_logits_of_all_tokens_never_exist_at_once():
