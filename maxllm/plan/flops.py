@@ -28,11 +28,12 @@ Formula = Callable[[Computation, Instruction], float | None]
 
 # Custom calls that multiply no matrices. On a TPU most hold memory or mark where a transfer begins and ends.
 _NO_PRODUCTS = frozenset(
-    """AllocateBuffer ConcatBitcast AssumeGatherIndicesInBound AsyncCollectiveStart AsyncCollectiveDone CreateToken
-    MoveToHost MoveToDevice PinToDevice Pin Unpin annotate_device_placement LayoutConstraint Sharding
-    SPMDFullToShardShape SPMDShardToFullShape TopK PartialReduce ApproxTopK X64Combine X64SplitLow X64SplitHigh
-    cu_threefry2x32_ffi __gpu$TopK xla_ffi_python_cpu_callback xla_python_cpu_callback cub_device_radix_sort
-    InspectSharding SliceToDynamic PadToStatic GetSynchronizationFlag BarrierStart BarrierDone""".split()
+    """AllocateBuffer ConcatBitcast GatherScatterIndicesBitpacked AssumeGatherIndicesInBound AsyncCollectiveStart
+    AsyncCollectiveDone CreateToken MoveToHost MoveToDevice PinToDevice Pin Unpin annotate_device_placement
+    LayoutConstraint Sharding SPMDFullToShardShape SPMDShardToFullShape TopK PartialReduce ApproxTopK X64Combine
+    X64SplitLow X64SplitHigh cu_threefry2x32_ffi __gpu$TopK xla_ffi_python_cpu_callback xla_python_cpu_callback
+    cub_device_radix_sort InspectSharding SliceToDynamic PadToStatic GetSynchronizationFlag BarrierStart
+    BarrierDone""".split()
 )
 
 
