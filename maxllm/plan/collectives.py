@@ -151,7 +151,7 @@ def _read(
 
 
 def _groups_text(attributes: Mapping[str, str]) -> str:
-    """A mesh whose devices are not in order is printed with a comma in it: mesh['a'=2,'b'=2], device_ids=(...) {'a'}."""
+    """A mesh whose devices are not in order has a comma in it: mesh['a'=2,'b'=2], device_ids=(...) {'a'}."""
     text = attributes.get("replica_groups", "{}")
     return f"{text}, device_ids={attributes['device_ids']}" if "device_ids" in attributes else text
 
