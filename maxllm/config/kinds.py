@@ -13,7 +13,7 @@ from maxllm.config.evaluate import EvalConfig
 from maxllm.config.load import find, read_file
 from maxllm.config.mix import MixConfig
 from maxllm.config.perplexity import NgramConfig
-from maxllm.config.prices import PricesConfig
+from maxllm.config.prices import AcceleratorPricesConfig, PricesConfig
 from maxllm.config.recipe import RecipeConfig
 from maxllm.config.select import SelectConfig
 from maxllm.config.serve import ServeConfig
@@ -34,6 +34,7 @@ ROOTS: dict[str, type[BaseModel]] = {
     "serve": ServeConfig,
     "recipe": RecipeConfig,
     "prices": PricesConfig,
+    "accelerator-prices": AcceleratorPricesConfig,
 }
 
 
