@@ -9,7 +9,6 @@ import functools
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +23,12 @@ from maxllm.config.serve import EngineConfig
 from maxllm.config.train import TrainConfig
 from maxllm.generate.engine import Engine
 from maxllm.models import abstract
-from maxllm.objectives import causal_lm
-from maxllm.optim import make_optimizer
 from maxllm.parallel.mesh import make_mesh
 from maxllm.parallel.rules import check_layout, shardings, spec
 from maxllm.plan import targets
 from maxllm.plan.types import Machine, Memory, Program
-from maxllm.train.state import TrainState, abstract_state
-from maxllm.train.step import make_train_step
+from maxllm.train.assembly import Assembly, assemble, state_shapes, train_step
+from maxllm.train.state import TrainState
 
 Say = Callable[[str], None]
 
@@ -44,36 +41,24 @@ class DoesNotFit(Exception):
         self.name, self.needed, self.limit = name, needed, limit
 
 
-def train_arguments(config: TrainConfig, mesh: Mesh) -> tuple[nnx.GraphDef, Any, TrainState, Batch]:
-    """Structure, optimizer, and the step's arguments as shapes with the layouts that the training loop gives them."""
+def train_arguments(config: TrainConfig, mesh: Mesh) -> tuple[Assembly, TrainState, Batch]:
+    """What a step is made of, and its arguments as shapes with the layouts that the training loop gives them."""
     check_layout(
         config.model, mesh, config.data.batch_size // config.train.accumulation_steps, config.data.sequence_length
     )
-    structure, parameters = abstract(config.model, config.compute)
-    optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps)
-    state = abstract_state(parameters, optimizer, mesh, compress=config.mesh.compress)
+    parts = assemble(config)
     shape = (config.data.batch_size, config.data.sequence_length)
     layout = NamedSharding(mesh, spec(("batch", "length")))
     integers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)
     weights = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout)
-    return structure, optimizer, state, Batch(integers, integers, integers, integers, weights)
+    return parts, state_shapes(config, parts, mesh), Batch(integers, integers, integers, integers, weights)
 
 
 def train_program(config: TrainConfig, machine: Machine, say: Say = lambda line: None) -> Program:
     """The training step. Raises UserError for a layout that cannot be, DoesNotFit where the compiler says so."""
     mesh = make_mesh(config.mesh, targets.devices(machine))
-    structure, optimizer, state, batch = train_arguments(config, mesh)
-    step = make_train_step(
-        structure,
-        functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk),
-        optimizer,
-        mesh,
-        accumulation_steps=config.train.accumulation_steps,
-        zero=config.mesh.zero,
-        compress=config.mesh.compress,
-        flags=config.compute.compiler_flags,
-        pipeline=config.pipeline,
-    )
+    parts, state, batch = train_arguments(config, mesh)
+    step = train_step(config, parts, mesh)
     return _compiled("train step", lambda: step.lower(state, batch), mesh, machine, say)
 
 

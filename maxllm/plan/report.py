@@ -60,7 +60,7 @@ def plan_training(
     `utilisation`: see AcceleratorPricesConfig; `mfu`: a measured one instead. Raises UserError for what cannot be.
     """
     mesh = make_mesh(config.mesh, targets.devices(machine))
-    _, _, state, batch = train_arguments(config, mesh)
+    _, state, batch = train_arguments(config, mesh)
     try:
         program = train_program(config, machine, say)
     except DoesNotFit as refused:

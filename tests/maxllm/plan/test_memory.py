@@ -41,7 +41,7 @@ def config(*overrides: str) -> TrainConfig:
 def test_parameters_moments_and_batch_are_the_bytes_one_counts_by_hand(ways: int) -> None:
     settings = config(f"mesh.fsdp={ways}")
     mesh = make_mesh(settings.mesh, jax.devices()[:ways])
-    _, _, state, batch = train_arguments(settings, mesh)
+    _, state, batch = train_arguments(settings, mesh)
     parts = {part.name: part for part in train_parts(settings, mesh, state, batch, None)}
     # float32, matrices split over fsdp, norms whole on every device
     assert parts["parameters"].bytes == 4 * (MATRICES // ways + NORMS)
@@ -55,7 +55,7 @@ def test_parameters_moments_and_batch_are_the_bytes_one_counts_by_hand(ways: int
 def test_a_tensor_axis_splits_what_the_rules_say() -> None:
     settings = config("mesh.fsdp=4", "mesh.tensor=2")
     mesh = make_mesh(settings.mesh, jax.devices())
-    _, _, state, _ = train_arguments(settings, mesh)
+    _, state, _ = train_arguments(settings, mesh)
     assert bytes_per_device(state.parameters) == 4 * (MATRICES // 8 + NORMS)
 
 

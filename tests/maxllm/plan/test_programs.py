@@ -31,7 +31,7 @@ def on_cpu(tiny: Tiny) -> Program:
 
 def test_the_steps_arguments_are_the_state_and_the_batch(tiny: Tiny, on_cpu: Program) -> None:
     config = tiny("mesh.fsdp=8")
-    _, _, state, batch = train_arguments(config, make_mesh(config.mesh, jax.devices()))
+    _, state, batch = train_arguments(config, make_mesh(config.mesh, jax.devices()))
     assert on_cpu.memory.arguments == bytes_per_device((state, batch))
     # The state is donated: what comes out takes its place, but for a few scalars of metrics.
     assert bytes_per_device(state) - 64 <= on_cpu.memory.aliased <= bytes_per_device(state)

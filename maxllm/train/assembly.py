@@ -1,0 +1,66 @@
+"""The training step that a config describes: the one place where its parts are put together.
+
+The loop runs it, `maxllm plan` compiles it for machines that are not here; neither may know a setting that the other
+forgets.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from maxllm.config.train import TrainConfig
+from maxllm.models.create import abstract
+from maxllm.objectives import causal_lm
+from maxllm.optim import make_optimizer
+from maxllm.quant import quantized
+from maxllm.train.state import TrainState, abstract_state
+from maxllm.train.step import Adapt, Objective, Step, make_train_step
+
+
+class Assembly(NamedTuple):
+    """`structure`: of the model that is evaluated and exported; `trained`: of the one in training's precision."""
+
+    structure: nnx.GraphDef
+    trained: nnx.GraphDef
+    parameters: nnx.State  # shapes
+    scaling: Any  # what low precision remembers, at its beginning
+    optimizer: optax.GradientTransformation
+    objective: Objective
+
+
+def assemble(config: TrainConfig) -> Assembly:
+    structure, parameters = abstract(config.model, config.compute)
+    trained, scaling = quantized(structure, parameters, config.compute)
+    optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps, config.sparsity)
+    objective = functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk)
+    return Assembly(structure, trained, parameters, scaling, optimizer, objective)
+
+
+def state_shapes(config: TrainConfig, parts: Assembly, mesh: Mesh, objective: Any = ()) -> TrainState:
+    """`objective`: what the objective remembers, at its beginning."""
+    return abstract_state(
+        parts.parameters, parts.optimizer, mesh, objective, scaling=parts.scaling, compress=config.mesh.compress
+    )
+
+
+def train_step(
+    config: TrainConfig, parts: Assembly, mesh: Mesh, *, adapt: Adapt | None = None, frozen: Any = ()
+) -> Step:
+    return make_train_step(
+        parts.trained,
+        parts.objective,
+        parts.optimizer,
+        mesh,
+        accumulation_steps=config.train.accumulation_steps,
+        zero=config.mesh.zero,
+        compress=config.mesh.compress,
+        flags=config.compute.compiler_flags,
+        pipeline=config.pipeline,
+        adapt=adapt,
+        frozen=frozen,
+    )
