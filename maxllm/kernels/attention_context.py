@@ -8,6 +8,7 @@ holds two devices' keys instead of all and sends while it computes; one gather i
 from __future__ import annotations
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from maxllm.kernels.attention_ring import AXIS, Arrays, ring
 from maxllm.kernels.masking import Masking, visible_range
 from maxllm.parallel.rules import layout
 from maxllm.parallel.sequence import stretches
+from maxllm.parallel.target import platform
+
+logger = logging.getLogger("maxllm.kernels.attention")
 
 
 def context_attention(
@@ -36,6 +40,7 @@ def context_attention(
             f"mesh.context {mesh.shape[AXIS]}: rows of {length} tokens cannot be cut into {2 * mesh.shape[AXIS]} equal "
             "stretches; use another sequence length, or mesh.context=1"
         )
+    _say(method, mesh.shape[AXIS], length, platform())
     axes = [("batch", "length", "heads", None), *[("batch", "length", "kv_heads", None)] * 2, ("batch", "length")]
     arrays = [x for x in (query, key, value, segment_ids) if x is not None]
     parts = [layout(mesh, x.shape, its) for x, its in zip(arrays, axes, strict=False)]
@@ -44,6 +49,13 @@ def context_attention(
         parts[:3] = [PartitionSpec(part[0], part[1], None, None) for part in parts[:3]]
     local = functools.partial(_local, masking=masking, method=method)
     return jax.shard_map(local, in_specs=tuple(parts), out_specs=parts[0], check_vma=False)(*arrays)
+
+
+@functools.cache
+def _say(method: str, devices: int, length: int, platform: str) -> None:
+    logger.info(
+        "attention: %s over context=%d on %s at length %d (plain JAX blocks)", method, devices, platform, length
+    )
 
 
 def _local(
