@@ -10,7 +10,7 @@ the sum and after it, waits on the device that rounded: everything sent plus eve
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,19 +52,14 @@ def _encode(x: jax.Array, form: Form) -> tuple[jax.Array, ...]:
     """What travels for float32 `x` `[..., BLOCK]`."""
     if form == "bfloat16":
         # Not `astype` alone: compilers may leave out a rounding whose result is widened again.
-        return (jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16),)
+        rounded = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
+        return (jax.lax.bitcast_convert_type(rounded, jnp.uint16),)  # nor as bfloat16: some backends would send float32
     scale = jnp.max(jnp.abs(x), axis=-1, keepdims=True) / 127
     return jnp.round(x / jnp.where(scale == 0, 1.0, scale)).astype(jnp.int8), scale
 
 
 def _decode(sent: tuple[jax.Array, ...]) -> jax.Array:
-    value, *scale = sent
-    return value.astype(jnp.float32) * scale[0] if scale else value.astype(jnp.float32)
-
-
-def bytes_sent(elements: int, copies: int, form: Form | Literal["none"]) -> Any:
-    """Bytes that a device sends and receives for a part of `elements`, by formula: 2 (n - 1) / n of its size."""
-    if form == "none":
-        return 2 * (copies - 1) / copies * 4 * elements
-    padded = -(-elements // (copies * BLOCK)) * copies * BLOCK
-    return 2 * (copies - 1) / copies * padded * (2 if form == "bfloat16" else 1 + 4 / BLOCK)
+    if len(sent) == 1:
+        return jax.lax.bitcast_convert_type(sent[0], jnp.bfloat16).astype(jnp.float32)
+    value, scale = sent
+    return value.astype(jnp.float32) * scale

@@ -46,7 +46,7 @@ from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, load_a
 from maxllm.train.flops import flops_per_token
 from maxllm.train.guard import Diverged, Interrupted, Signals, check_finite
 from maxllm.train.metrics import METRICS, Display, Pace, Record, Writer, read, resident_bytes
-from maxllm.train.state import TrainState, abstract_state, create_state
+from maxllm.train.state import TrainState, abstract_state, create_state, zeros_like_abstract
 from maxllm.train.step import make_eval_step, make_train_step
 
 # Called with the model and the step; the numbers it returns join that step's record.
@@ -161,6 +161,15 @@ class _Run:
         wanted = _trees(target)
         if scaling and not self.checkpoints.newest_holds("scaling"):
             del wanted["scaling"]  # a run that goes on in another precision begins to remember now
+        copies = self.mesh.shape["data"]
+        meta = self.checkpoints.newest_meta() or {}
+        if "waiting" in wanted and not (self.checkpoints.newest_holds("waiting") and meta.get("copies") == copies):
+            del wanted["waiting"]
+            if meta:
+                self.display.say(
+                    f"mesh.compress: what the {meta.get('copies', 1)} copies before had not sent yet (a "
+                    f"rounding of one step's gradients) is not shared out among {copies}; they begin with nothing"
+                )
         restored = self.checkpoints.restore(wanted)
         if restored is None:
             if self.loop.init_from:
@@ -171,7 +180,10 @@ class _Run:
         step = jax.device_put(np.int32(restored.step), target.step.sharding)
         self.display.say(f"going on from the checkpoint of step {restored.step} in {self.checkpoints.folder}")
         fresh = jax.device_put(scaling, jax.tree.map(lambda leaf: leaf.sharding, target.scaling))
-        return structure, TrainState(step, **{"scaling": fresh} | restored.trees)
+        begun = {"scaling": fresh}
+        if "waiting" not in wanted and self.config.mesh.compress != "none":
+            begun["waiting"] = zeros_like_abstract(target.waiting)
+        return structure, TrainState(step, **begun | restored.trees)
 
     def _given_parameters(self, path: str) -> nnx.State:
         """Another model's parameters. Raises UserError unless shape and tokenizer are this run's."""
@@ -314,6 +326,7 @@ class _Run:
             "config": self.config.model_dump(mode="json"),
             "fingerprints_of_inputs": self.prints,
             "phases": self.loader.phases,
+            "copies": self.mesh.shape["data"],
         }
         data = self.described | {"progress": composition.progress(self.data, self.loader, self.step)}
         documents = {"tokenizer": pack_tokenizer(self.tokenizer), "data": data}

@@ -82,8 +82,13 @@ def create_state(
         jax.device_put(jax.device_get(tree), at)
         for tree, at in ((objective, layout.objective), (scaling, layout.scaling))
     )
-    state = TrainState(step, parameters, moments, *rest)
-    if compress != "none":
-        make = jax.jit(lambda p: nothing_waiting(p, mesh), out_shardings=layout.waiting)
-        state = state._replace(waiting=make(parameters))
-    return structure, state
+    return structure, TrainState(step, parameters, moments, *rest, zeros_like_abstract(shape.waiting))
+
+
+def zeros_like_abstract(tree: Any) -> Any:
+    """Zeros of the shapes and shardings of a tree of `jax.ShapeDtypeStruct`, each made where it will live."""
+    shardings_of = jax.tree.map(lambda leaf: leaf.sharding, tree)
+    make = jax.jit(
+        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree), out_shardings=shardings_of
+    )
+    return make()
