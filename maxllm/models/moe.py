@@ -15,9 +15,11 @@ from jax.sharding import PartitionSpec
 
 from maxllm.kernels.expert_exchange import AXIS, from_owners, take_rows, to_owners
 from maxllm.kernels.grouped_matmul import grouped_matmul
-from maxllm.parallel.rules import layout
+from maxllm.parallel.rules import cast, layout
 
 Matrices = tuple[jax.Array, jax.Array, jax.Array]
+WIDE = ("experts", "expert_embed", "mlp")
+TALL = ("experts", "mlp", "expert_embed")
 
 
 class Router(nnx.Module):
@@ -61,12 +63,12 @@ class MoE(nnx.Module):
         rngs: nnx.Rngs,
     ):
         def kernel(axes: tuple[str, ...], *shape: int) -> nnx.Param:
-            return nnx.Param(std * jax.random.normal(rngs.params(), (num_experts, *shape)), axes=("experts", *axes))
+            return nnx.Param(std * jax.random.normal(rngs.params(), (num_experts, *shape)), axes=axes)
 
         self.router = Router(hidden_size, num_experts, std=std, rngs=rngs)
-        self.gate = kernel(("expert_embed", "mlp"), hidden_size, intermediate_size)
-        self.up = kernel(("expert_embed", "mlp"), hidden_size, intermediate_size)
-        self.down = kernel(("mlp", "expert_embed"), intermediate_size, hidden_size)
+        self.gate = kernel(WIDE, hidden_size, intermediate_size)
+        self.up = kernel(WIDE, hidden_size, intermediate_size)
+        self.down = kernel(TALL, intermediate_size, hidden_size)
         self.experts_per_token = experts_per_token
         self.capacity_factor = capacity_factor
 
@@ -85,7 +87,8 @@ class MoE(nnx.Module):
             return work(x, weights, chosen, matrices, experts=logits.shape[-1], owners=owners)
 
         padding = jnp.zeros(x.shape[:2], bool) if segment_ids is None else segment_ids == 0
-        matrices = (self.gate[...].astype(x.dtype), self.up[...].astype(x.dtype), self.down[...].astype(x.dtype))
+        kernels = ((self.gate, WIDE), (self.up, WIDE), (self.down, TALL))
+        matrices = tuple(cast(kernel[...], x.dtype, *axes) for kernel, axes in kernels)
         return _on_mesh(local, x, self.router(x), padding, matrices)
 
 
@@ -105,18 +108,19 @@ def _on_mesh(
     wide = layout(mesh, matrices[0].shape, ("experts", None, "mlp"))
     tall = PartitionSpec(wide[0], wide[2], None)
 
-    def each(*arrays: Any) -> jax.Array:
-        out = local(*arrays, mesh.shape[AXIS])
-        if mesh.shape["tensor"] == 1:
-            return out
+    def each(x: jax.Array, *others: Any) -> jax.Array:
+        # Between layers the length is split over tensor too: gathered here, and scattered as parts are added up.
+        if sequence is not None:
+            x = jax.lax.all_gather(x, "tensor", axis=1, tiled=True)
+        out = local(x, *others, mesh.shape[AXIS])
         if sequence is None:
             return jax.lax.psum(out, "tensor")
         return jax.lax.psum_scatter(out, "tensor", scatter_dimension=1, tiled=True)
 
     tokens = PartitionSpec(rows, length)
-    out = PartitionSpec(rows, length if sequence is None else sequence)
-    specs = (tokens, tokens, tokens, (wide, wide, tall))
-    return jax.shard_map(each, in_specs=specs, out_specs=out, check_vma=False)(x, logits, padding, matrices)
+    residual = PartitionSpec(rows, length if sequence is None else sequence)
+    specs = (residual, tokens, tokens, (wide, wide, tall))
+    return jax.shard_map(each, in_specs=specs, out_specs=residual, check_vma=False)(x, logits, padding, matrices)
 
 
 def _dropless(
