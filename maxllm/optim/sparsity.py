@@ -73,6 +73,10 @@ def sparse(optimizer: optax.GradientTransformation, config: SparsityConfig, step
             gradients = _mapped(lambda path, gradient: jnp.where(state.masks[path][...], gradient, 0), gradients)
         updates, inner = optimizer.update(gradients, state.inner, learning)
         learned = maskable(optax.apply_updates(learning, updates))
+        if not config.straight_through:  # what the moments still push masked weights to is no magnitude of theirs
+            learned = {
+                path: leaf.replace(jnp.where(state.masks[path][...], leaf[...], 0)) for path, leaf in learned.items()
+            }
         due = (state.count >= config.begin_step) & (state.count <= last)
         due &= ((state.count - config.begin_step) % config.every == 0) | (state.count == last)
         old = {path: mask[...] for path, mask in state.masks.items()}
