@@ -1,8 +1,7 @@
 """Arrays with a leading axis of pipeline stages, one stage's part on each group of devices along the mesh axis `stage`.
 
-Everything here is written for the whole, and the compiler cuts it up (as in GSPMD, Xu et al. 2021, section 3.3). A
-function mapped over the stages runs on all of them at once, each device computing its own stage's share, and moving the
-array by one place along that axis is a message from every stage to its neighbour.
+The schedule is written for the whole, and the compiler cuts it up (as in GSPMD, Xu et al. 2021, section 3.3): moving
+such an array by one place along that axis is a message from every stage to its neighbour.
 """
 
 from __future__ import annotations
@@ -19,12 +18,19 @@ from maxllm.parallel.rules import constrain
 STAGE = "stage"
 
 
-def on_all_stages(function: Callable[..., Any], axes: Any = 0) -> Callable[..., Any]:
-    """`function` of one stage's arrays for all stages at once; layouts that it asks for hold within each stage.
+def on_all_stages(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of one stage's arrays for all stages at once: of arrays `[stages, ...]`, and returning such.
 
-    `axes`: where the stages are in each argument; first in what is returned.
+    Each stage runs it by itself, and layouts that it asks for hold within the stage. (`jax.vmap` would say the same,
+    but kernels such as cuDNN's attention cannot be mapped.)
     """
-    return jax.vmap(function, axes, spmd_axis_name=STAGE)
+
+    def of_own(*own: Any) -> Any:
+        result = function(*jax.tree.map(lambda leaf: leaf[0], own))
+        return jax.tree.map(lambda leaf: leaf[None], result)
+
+    split = PartitionSpec(STAGE)
+    return jax.shard_map(of_own, in_specs=split, out_specs=split, axis_names={STAGE}, check_vma=False)
 
 
 def group(layers: Any, stages: int, chunks: int = 1) -> Any:
@@ -45,17 +51,15 @@ def ungroup(groups: Any) -> Any:
     return jax.tree.map(lambda leaf: _by_stage(leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[3:])), groups)
 
 
-def choose(groups: Any, chunk: jax.Array) -> Any:
-    """Of each stage's chunks, in leaves `[stages, chunks, ...]`, the one that `chunk` `[stages]` says."""
+def choose(groups: Any, place: jax.Array) -> Any:
+    """Of what each stage holds in leaves `[stages, places, ...]`, what lies at `place` `[stages]`."""
     if jax.tree.leaves(groups)[0].shape[1] == 1:
         return jax.tree.map(lambda leaf: leaf[:, 0], groups)
 
-    # By hand: the compiler gathers the stages' gradients to put each in its chunk's place.
-    def of_own(groups: Any, chunk: jax.Array) -> Any:
-        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, chunk[0], 1, keepdims=False), groups)
+    def of_own(groups: Any, place: jax.Array) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, 0, keepdims=False), groups)
 
-    split = PartitionSpec(STAGE)
-    return jax.shard_map(of_own, in_specs=split, out_specs=split, axis_names={STAGE})(groups, chunk)
+    return on_all_stages(of_own)(groups, place)
 
 
 @jax.custom_vjp

@@ -200,7 +200,7 @@ class _Flight(NamedTuple):
 
     x: jax.Array  # [stages, batch, length, embed]: what each stage is to go forward with
     d_y: jax.Array  # the same of gradients: of each stage's output, to go backward with
-    saved: jax.Array  # [2 stages - 1, stages, batch, length, embed]: what they went forward with, by tick
+    saved: jax.Array  # [stages, 2 stages - 1, batch, length, embed]: what they went forward with, by tick
     d_groups: nnx.State
     d_outer: nnx.State
     terms: Terms
@@ -215,7 +215,7 @@ def _one_forward_one_backward(parts: _Parts, groups: nnx.State, outer: nnx.State
 
     def forward(flight: _Flight, t: jax.Array) -> tuple[_Flight, jax.Array]:
         x = stages_of.put(flight.x, 0, parts.begin(outer, t))
-        saved = jax.lax.dynamic_update_index_in_dim(flight.saved, x, t % ring, 0)
+        saved = jax.lax.dynamic_update_index_in_dim(flight.saved, x, t % ring, 1)
         y = parts.through(groups, x, t - parts.numbers)
         return flight._replace(x=stages_of.spread(stages_of.onward(y)), saved=saved), y
 
@@ -230,7 +230,7 @@ def _one_forward_one_backward(parts: _Parts, groups: nnx.State, outer: nnx.State
         item = t - 2 * behind + parts.numbers
         # Gone forward `2 (behind - s)` ticks ago.
         slot = (t - 2 * (behind - parts.numbers)) % ring
-        x = stages_of.on_all_stages(lambda saved, at: saved[at], (1, 0))(flight.saved, slot)
+        x = stages_of.choose(flight.saved, slot)
         there = (item >= 0) & (item < parts.count)
         _, back = jax.vjp(lambda groups, x: parts.through(groups, x, item), groups, x)
         d_groups, d_x = jax.tree.map(lambda d: stages_of.where(there, d), back(flight.d_y))
@@ -250,7 +250,8 @@ def _one_forward_one_backward(parts: _Parts, groups: nnx.State, outer: nnx.State
         return backward(flight, t), None
 
     x = _nothing(parts, outer)
-    saved = constrain(jnp.zeros((ring, *x.shape), x.dtype), None, "layers", "batch", "sequence", None)
+    saved = jnp.zeros((parts.stages, ring, *x.shape[1:]), x.dtype)
+    saved = constrain(saved, "layers", None, "batch", "sequence", None)
     d_groups = jax.tree.map(jnp.zeros_like, _as_float32(groups))
     flight = _Flight(x, x, saved, d_groups, *_no_gradients(parts, outer, x))
     steady_end = behind + parts.count
