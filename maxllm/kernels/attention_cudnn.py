@@ -44,40 +44,70 @@ def _fused(masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array,
     return _forward(masking, query, key, value, begins)[0]
 
 
-def _forward(masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array, begins: jax.Array | None):
-    if begins is None:
-        mixed, denominator = _call_forward(masking, query, key, value, None)
-    else:
-        batch, length, heads, _ = query.shape
-
-        def one(offsets: jax.Array, places: Any) -> tuple[jax.Array, ...]:
-            mixed, denominators = _call_forward(masking, query, key, value, offsets)
-            return mixed, denominators[places].reshape(batch, length, heads)
-
-        nothing = jnp.zeros_like(query), jnp.zeros(query.shape[:3], jnp.float32)
-        mixed, denominator = _passes(one, begins, nothing)
-    mixed, denominator = named(mixed, denominator)
-    return mixed, (query, key, value, begins, mixed, denominator)
+def _forward(masking: Masking, *arrays: Any):
+    mixed, denominator = named(*_mapped_rows(_rows_forward, masking)(*arrays))
+    return mixed, (*arrays, mixed, denominator)
 
 
 def _backward(masking: Masking, saved: tuple[jax.Array, ...], gradient: jax.Array):
-    query, key, value, begins, mixed, denominator = saved
-    if begins is None:
-        gradients = _call_backward(masking, query, key, value, None, denominator, mixed, gradient)
-    else:
-        _, length, heads, _ = query.shape
-
-        def one(offsets: jax.Array, places: Any) -> tuple[jax.Array, ...]:
-            # As cuDNN wants them, mostly empty: `[segments, heads, length]`.
-            empty = jnp.zeros((offsets.size - 1, heads, length), jnp.float32)
-            spread = empty.at[places].set(denominator.reshape(-1, heads), mode="drop")
-            return tuple(_call_backward(masking, query, key, value, offsets, spread, mixed, gradient))
-
-        gradients = _passes(one, begins, tuple(jnp.zeros_like(x) for x in (query, key, value)))
-    return *gradients, None
+    return *_mapped_rows(_rows_backward, masking)(*saved, gradient), None
 
 
 _fused.defvjp(_forward, _backward)
+
+
+def _mapped_rows(function: Callable[..., Any], masking: Masking) -> Callable[..., Any]:
+    """`function(masking, *arrays)`, whose arrays begin with an axis of rows: `jax.vmap` of it (over the stages of a
+    pipeline) is more rows. cuDNN's operations have no batching rule of their own."""
+    rows = jax.custom_batching.custom_vmap(functools.partial(function, masking))
+
+    @rows.def_vmap
+    def more_rows(size: int, mapped: Any, *arrays: Any) -> tuple[Any, Any]:
+        def merge(x: jax.Array, is_mapped: bool) -> jax.Array:
+            x = x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        found = rows(*jax.tree.map(merge, arrays, tuple(mapped)))
+        return jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), found), jax.tree.map(lambda _: True, found)
+
+    return rows
+
+
+def _rows_forward(
+    masking: Masking, query: jax.Array, key: jax.Array, value: jax.Array, begins: jax.Array | None
+) -> tuple[jax.Array, ...]:
+    if begins is None:
+        return tuple(_call_forward(masking, query, key, value, None))
+    batch, length, heads, _ = query.shape
+
+    def one(offsets: jax.Array, places: Any) -> tuple[jax.Array, ...]:
+        mixed, denominators = _call_forward(masking, query, key, value, offsets)
+        return mixed, denominators[places].reshape(batch, length, heads)
+
+    return _passes(one, begins, (jnp.zeros_like(query), jnp.zeros(query.shape[:3], jnp.float32)))
+
+
+def _rows_backward(
+    masking: Masking,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    begins: jax.Array | None,
+    mixed: jax.Array,
+    denominator: jax.Array,
+    gradient: jax.Array,
+) -> tuple[jax.Array, ...]:
+    if begins is None:
+        return tuple(_call_backward(masking, query, key, value, None, denominator, mixed, gradient))
+    _, length, heads, _ = query.shape
+
+    def one(offsets: jax.Array, places: Any) -> tuple[jax.Array, ...]:
+        # As cuDNN wants them, mostly empty: `[segments, heads, length]`.
+        empty = jnp.zeros((offsets.size - 1, heads, length), jnp.float32)
+        spread = empty.at[places].set(denominator.reshape(-1, heads), mode="drop")
+        return tuple(_call_backward(masking, query, key, value, offsets, spread, mixed, gradient))
+
+    return _passes(one, begins, tuple(jnp.zeros_like(x) for x in (query, key, value)))
 
 
 def _passes(

@@ -140,3 +140,18 @@ def test_packed_rows_are_handed_to_cudnn_so_that_each_segment_is_alone(kv_heads,
     want = values(reference, arrays, ids, masking)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_stages_of_a_pipeline_are_more_rows(packed):
+    """`jax.vmap` of it, as the pipeline maps stages: cuDNN's operations have no rule for that."""
+    stages, batch, length = 3, 2, 24
+    random = np.random.default_rng(1)
+    shapes = [(stages, batch, length, n, 8) for n in (4, 2, 2, 4)]
+    arrays = [jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes]
+    ids = jnp.asarray(np.sort(random.integers(0, 4, (stages, batch, length)))) if packed else None
+    axes = (0, 0 if packed else None)
+    got = jax.jit(jax.vmap(lambda x, ids: values(cudnn, x, ids, Masking()), in_axes=axes))(arrays, ids)
+    want = jax.vmap(lambda x, ids: values(reference, x, ids, Masking()), in_axes=axes)(arrays, ids)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
