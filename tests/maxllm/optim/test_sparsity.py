@@ -87,7 +87,7 @@ def test_every_group_of_four_has_exactly_two_weights_and_nothing_else_is_touched
 @pytest.mark.parametrize(
     "config",
     [
-        SparsityConfig(name="n_m", n=1, m=8),
+        pytest.param(SparsityConfig(name="n_m", n=1, m=8), marks=pytest.mark.slow),
         pytest.param(SparsityConfig(name="n_m", straight_through=True, every=3, end_step=8), marks=pytest.mark.slow),
         pytest.param(
             SparsityConfig(name="magnitude", scope="global", final=0.7, every=3, end_step=8), marks=pytest.mark.slow
