@@ -112,19 +112,24 @@ def test_the_device_table_says_what_there_is() -> None:
 # Two real processes over loopback, four CPU devices each ------------------------------------------
 
 
-@contextmanager
-def two_trainers(config: Path) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
+def two_trainers(config: Path):
     """`maxllm train` twice, each with four simulated devices."""
+    return trainers(config, 2, 4)
+
+
+@contextmanager
+def trainers(config: Path, count: int, devices: int) -> Iterator[list[tuple[subprocess.Popen[str], Path]]]:
+    """`maxllm train` `count` times, each with so many simulated devices."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with ExitStack() as stack:
         processes = []
-        for index in (0, 1):
+        for index in range(count):
             environment = {
                 **os.environ,
-                **explicit(f"127.0.0.1:{port}", "2", str(index)),
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+                **explicit(f"127.0.0.1:{port}", str(count), str(index)),
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 "PYTHONUNBUFFERED": "1",
             }
             output = config.parent / f"output-{index}.txt"
@@ -190,6 +195,44 @@ def test_a_row_may_lie_on_two_processes(config: Path, tmp_path: Path) -> None:
     two, one = (read(tmp_path / run / "metrics.jsonl") for run in ("run", "alone"))
     assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=1e-5)
     assert two[-1]["held_out_loss"] == pytest.approx(one[-1]["held_out_loss"], rel=1e-5)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"fsdp": 8},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"fsdp": 8, "zero": 1},
+        {"data": 2, "fsdp": 4, "compress": "int8"},
+    ],
+    ids=str,
+)
+def test_a_mesh_over_two_hosts_is_one_process_and_its_checkpoint_restores_on_one_and_four(
+    mesh: dict[str, Any], config: Path, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    accumulation = 1 if mesh.get("fsdp") == 8 and "zero" not in mesh else 2
+    settings["data"]["batch_size"], settings["schedule"] = 8 * accumulation, {"warmup_steps": 0}
+    settings["mesh"], settings["train"] = mesh, settings["train"] | {"steps": 4, "accumulation_steps": accumulation}
+    config.write_text(yaml.safe_dump(settings))
+
+    def losses(folder: str) -> list[float]:
+        return [record["loss"] for record in read(tmp_path / folder / "metrics.jsonl")]
+
+    with two_trainers(config) as processes:
+        assert [process.wait(280) for process, _ in processes] == [0, 0], said(processes)
+    loop.train(resolve(TrainConfig, config, [f"train.run_dir={tmp_path / 'alone'}"]).config)
+    assert losses("run") == pytest.approx(losses("alone"), rel=1e-5)
+
+    # Two more steps by one process, and by four: of the same checkpoint.
+    shutil.copytree(tmp_path / "run", tmp_path / "four")
+    loop.train(resolve(TrainConfig, config, ["train.steps=6"]).config)
+    settings["train"] |= {"steps": 6, "run_dir": str(tmp_path / "four")}
+    config.write_text(yaml.safe_dump(settings))
+    with trainers(config, 4, 2) as processes:
+        assert [process.wait(280) for process, _ in processes] == [0] * 4, said(processes)
+    assert len(losses("four")) == 6 and losses("four") == pytest.approx(losses("run"), rel=1e-5)
 
 
 @pytest.mark.network

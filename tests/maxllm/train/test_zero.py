@@ -139,8 +139,9 @@ def test_zero_2_gathers_parameters_once_and_scatters_gradients_each_time():
     assert {each.executions for each in found if each.kind != "all-gather"} == {4.0}
 
 
-@pytest.mark.parametrize("compress, share", [("bfloat16", 1.9), ("int8", 3.5)])
+@pytest.mark.parametrize("compress, share", [("bfloat16", 1.8), ("int8", 3.5)])
 def test_compression_sends_so_many_times_fewer_bytes_over_data(compress, share):
+    # Not quite 2 and 4: small arrays are filled up to whole blocks, and a block of int8 has a scale.
     bytes_over_data = [
         sum(each.wire_bytes * each.executions for each in sent(TWO, 4, 3, form) if "data" in each.axes)
         for form in ("none", compress)
@@ -192,10 +193,12 @@ def test_rounded_copies_leave_norms_in_float32():
     assert {str(dtype) for name, dtype in dtypes.items() if "norm" not in name} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_a_compressed_run_resumes_bit_for_bit_and_on_other_copies_says_what_it_forgets(configured, capsys):
     """Through the loop, at another ZeRO level too: a checkpoint is the same at every level."""
     train = {"steps": 4, "checkpoint_every": 2, "log_every": 2}
-    config = configured(mesh={"data": 2, "fsdp": 4, "compress": "int8"}, train=train)
+    schedule = {"warmup_steps": 0}
+    config = configured(mesh={"data": 2, "fsdp": 4, "compress": "int8"}, train=train, schedule=schedule)
     folder = Path(config.train.run_dir)
     loop.train(config)
     newest = folder / "checkpoints" / "4"
@@ -207,5 +210,5 @@ def test_a_compressed_run_resumes_bit_for_bit_and_on_other_copies_says_what_it_f
 
     other = {"data": 4, "fsdp": 2, "compress": "int8", "zero": 1}
     capsys.readouterr()
-    loop.train(configured(mesh=other, train=train | {"steps": 6}))
-    assert "the 2 copies before had not sent yet" in " ".join(capsys.readouterr().err.split())
+    loop.train(configured(mesh=other, train=train | {"steps": 6}, schedule=schedule))
+    assert "the 2 copies before had not sent yet" in " ".join(capsys.readouterr().out.split())
