@@ -198,6 +198,7 @@ def test_a_row_may_lie_on_two_processes(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "mesh",
     [
