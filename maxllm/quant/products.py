@@ -97,4 +97,9 @@ def _to_fp8(x: jax.Array, dtype: jnp.dtype, seen: jax.Array | None, row: int) ->
 
 def _quantize(x: jax.Array, dtype: jnp.dtype, scale_axes: tuple[int, ...] = ()) -> qwix.QArray:
     """Scaled by the largest magnitude, in float32: of the whole tensor, or of each index along `scale_axes`."""
-    return qwix.quantize(x.astype(jnp.float32), dtype, channelwise_axes=scale_axes)
+    method = "absmax"
+    if dtype == jnp.int8:
+        # Qwix would scale the largest to 127.5, halfway between two integers: the last bit of the scale, which may
+        # differ from mesh to mesh, would decide the rounding of the very element that matters most. To 127, then.
+        method = f"absmax,{127.5 / 127}"
+    return qwix.quantize(x.astype(jnp.float32), dtype, channelwise_axes=scale_axes, calibration_method=method)

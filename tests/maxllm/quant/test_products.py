@@ -52,25 +52,17 @@ def test_fp8_with_current_scaling_rounds_each_factor_once(factors):
     assert 0.005 < np.linalg.norm(output - x @ kernel) / np.linalg.norm(x @ kernel) < 0.05
 
 
-def with_positive_largest(array: np.ndarray, axis: int) -> np.ndarray:
-    """-127.5 is as near to -127 as to -128, which the last bit of a scale decides; 127.5 is 127 either way."""
-    magnitude = np.abs(array)
-    return np.where(magnitude == magnitude.max(axis=axis, keepdims=True), magnitude, array)
-
-
 def test_int8_rounds_by_token_and_output_and_leaves_the_kernels_gradient_whole(factors):
-    x, kernel = (with_positive_largest(array, axis) for array, axis in ((factors[0], 1), (factors[1], 0)))
-    scales = np.abs(kernel).max(0).astype(np.float32) / np.float32(127.5)
-    gradient = with_positive_largest(factors[2] * scales, 1) / scales
-    output, of_x, of_kernel = ours(products.int8, [x, kernel, gradient])
-    kernel8 = by_largest(kernel, np.int8, 127.5, axis=0)
-    close(output, by_largest(x, np.int8, 127.5, axis=1) @ kernel8)
-    close(of_x, by_largest(gradient * scales, np.int8, 127.5, axis=1) @ (kernel8 / scales).T)
+    x, kernel, gradient = factors
+    scales = np.abs(kernel).max(0).astype(np.float32) / np.float32(127)
+    output, of_x, of_kernel = ours(products.int8, factors)
+    kernel8 = by_largest(kernel, np.int8, 127, axis=0)
+    close(output, by_largest(x, np.int8, 127, axis=1) @ kernel8)
+    close(of_x, by_largest(gradient * scales, np.int8, 127, axis=1) @ (kernel8 / scales).T)
     close(of_kernel, x.T.astype(np.float64) @ gradient)
 
 
 def test_int8_on_a_mesh_is_int8_on_one_device(factors):
-    """A model's gradients cannot tell: parameters changed by 1e-7 already flip as many roundings as a mesh."""
     mesh = jax.make_mesh((2, 4), ("rows", "inputs"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     layouts = [PartitionSpec("rows", "inputs"), PartitionSpec("inputs"), PartitionSpec("rows")]
     split = [jax.device_put(x, NamedSharding(mesh, at)) for x, at in zip(factors, layouts, strict=True)]
