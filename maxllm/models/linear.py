@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from maxllm.parallel.rules import cast, constrain
+from maxllm.parallel.rules import cast, constrain, gathered
 from maxllm.parallel.sequence import merged, parted
 
 
@@ -24,11 +24,12 @@ class Linear(nnx.Module):
 
     def __init__(self, inputs: dict[str, int], outputs: dict[str, int], *, std: float, rngs: nnx.Rngs):
         shape = (*inputs.values(), *outputs.values())
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=(*inputs, *outputs))
+        self.axes = (*inputs, *outputs)
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=self.axes)
         self.input_rank = len(inputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(x.dtype)
+        kernel = gathered(cast(self.kernel[...], x.dtype, *self.axes), self.axes)
         inputs, outputs = kernel.shape[: self.input_rank], kernel.shape[self.input_rank :]
         batch = x.shape[: x.ndim - self.input_rank]
         # A plain product of two matrices: with more axes, the gradient of the kernel asks XLA for a transposed copy of

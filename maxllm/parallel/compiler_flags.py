@@ -23,6 +23,17 @@ class Flag(NamedTuple):
 # Every row whose pattern is found in JAX's device kind applies; later ones win.
 FLAGS: tuple[tuple[str, dict[str, Flag]], ...] = (
     (
+        "TPU",
+        {
+            "xla_disable_hlo_passes": Flag(
+                "while-loop-all-reduce-code-motion",
+                "it would move the reduction of micro-batches' gradients out of their loop, and fails with an internal "
+                "error (a RET_CHECK for kAdd, libtpu 0.0.42) where a gradient comes in bfloat16, as the head's does; "
+                "what is to be added up once a step train/copies.py adds up by hand",
+            ),
+        },
+    ),
+    (
         "NVIDIA",
         {
             "xla_gpu_enable_pipelined_all_gather": Flag(

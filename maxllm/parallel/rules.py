@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -88,6 +89,22 @@ def cast(x: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
     return x if x.dtype == dtype else constrain(x.astype(dtype), *axes)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """A parameter as a product needs it: whole along what only saves memory (`embed`), and its gradient split again.
+
+    Said once, it is gathered once for a forward pass and once for a backward one. Left to itself the compiler gathers
+    some matrices three times and adds up products of parts of others, which is more to send.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, layout(mesh, x.shape, axes, WHOLE))
+
+
+gathered.defvjp(lambda x, axes: (gathered(x, axes), None), lambda axes, _, gradient: (constrain(gradient, *axes),))
+
+
 def check_layout(
     model: ModelConfig, mesh: Mesh | MeshConfig, micro_batch_size: int | None = None, length: int | None = None
 ) -> None:
@@ -143,8 +160,8 @@ def on_each_device(
     return run
 
 
-def layout(mesh: Any, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> PartitionSpec:
-    """`spec(axes)`, with None for a dimension that its mesh axes do not divide.
+def layout(mesh: Any, shape: tuple[int, ...], axes: tuple[str | None, ...], rules: Any = RULES) -> PartitionSpec:
+    """`spec(axes, rules)`, with None for a dimension that its mesh axes do not divide.
 
     Inside a `jax.shard_map` over some axes (copies of the model whose gradients are added up by hand) those are left
     out: each device sees its own part already.
@@ -155,7 +172,7 @@ def layout(mesh: Any, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> P
         divides = size % math.prod(mesh.shape[name] for name in names) == 0
         return (names if len(names) > 1 else names[0]) if names and divides else None
 
-    return PartitionSpec(*(part(size, entry) for size, entry in zip(shape, spec(axes), strict=True)))
+    return PartitionSpec(*(part(size, entry) for size, entry in zip(shape, spec(axes, rules), strict=True)))
 
 
 def mesh_axes(*entries: Any) -> tuple[str, ...]:

@@ -29,25 +29,23 @@ from maxllm.config.train import TrainConfig
 from maxllm.data import composition
 from maxllm.data.loader import Loader, check_present
 from maxllm.data.phases import Phase
-from maxllm.models.create import abstract as abstract_model
 from maxllm.models.create import create
 from maxllm.models.decoder import Decoder
-from maxllm.objectives import causal_lm
 from maxllm.objectives import doremi as objective_doremi
-from maxllm.optim import make_optimizer, make_schedule
+from maxllm.optim import make_schedule
 from maxllm.parallel import compilation_cache, distributed
 from maxllm.parallel.mesh import feed_of, make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
-from maxllm.quant import quantized
 from maxllm.tokenizer import Tokenizer
 from maxllm.train import doremi
 from maxllm.train import run_dir as run_folder
+from maxllm.train.assembly import assemble, state_shapes, train_step
 from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, load_any, pack_tokenizer
 from maxllm.train.flops import flops_per_token
 from maxllm.train.guard import Diverged, Interrupted, Signals, check_finite
 from maxllm.train.metrics import METRICS, Display, Pace, Record, Writer, read, resident_bytes
-from maxllm.train.state import TrainState, abstract_state, create_state, zeros_like_abstract
-from maxllm.train.step import make_eval_step, make_train_step
+from maxllm.train.state import TrainState, create_state, zeros_like_abstract
+from maxllm.train.step import Step, make_eval_step
 
 # Called with the model and the step; the numbers it returns join that step's record.
 Evaluation = Callable[[Decoder, int], dict[str, float]]
@@ -106,12 +104,12 @@ class _Run:
             run_folder.write(folder, config, self.prints, self.tokenizer, self.described)
 
         self.schedule = jax.jit(make_schedule(config.schedule, config.optimizer.learning_rate, self.loop.steps))
-        optimizer = make_optimizer(config.optimizer, config.schedule, self.loop.steps, config.sparsity)
-        objective = functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk)
-        self.structure, self.state = self._begin(optimizer)
+        self.parts = assemble(config)
+        self.structure = self.parts.structure
+        self.state = self._begin()
         self.step = int(self.state.step)
-        self.train_step = self._make_train_step(objective, optimizer)
-        self.eval_step = make_eval_step(self.structure, objective, self.mesh)
+        self.train_step = self._make_train_step()
+        self.eval_step = make_eval_step(self.structure, self.parts.objective, self.mesh)
         self.waiting: list[tuple[int, dict[str, jax.Array]]] = []  # metrics still on the devices
         self.newest_saved = self.step or None
         tokens = config.data.batch_size * config.data.sequence_length
@@ -130,34 +128,23 @@ class _Run:
             steps=self.loop.steps,
         )
 
-    def _make_train_step(self, objective: Any, optimizer: Any) -> Any:
-        count, adapt, frozen = self.loop.accumulation_steps, None, ()
-        if self.reference:
-            adapt = doremi.make_adapt(
-                self.structure, self.reference.structure, self.loader.names, self.config.objective, count
-            )
-            frozen = self.reference.parameters
-        return make_train_step(
-            self.trained,
-            objective,
-            optimizer,
-            self.mesh,
-            accumulation_steps=count,
-            zero=self.config.mesh.zero,
-            compress=self.config.mesh.compress,
-            flags=self.config.compute.compiler_flags,
-            pipeline=self.config.pipeline,
-            adapt=adapt,
-            frozen=frozen,
+    def _make_train_step(self) -> Step:
+        if not self.reference:
+            return train_step(self.config, self.parts, self.mesh)
+        adapt = doremi.make_adapt(
+            self.structure,
+            self.reference.structure,
+            self.loader.names,
+            self.config.objective,
+            self.loop.accumulation_steps,
         )
+        return train_step(self.config, self.parts, self.mesh, adapt=adapt, frozen=self.reference.parameters)
 
-    def _begin(self, optimizer: Any) -> tuple[nnx.GraphDef, TrainState]:
+    def _begin(self) -> TrainState:
         """The state to go on from, made or restored where it will live."""
-        structure, shapes = abstract_model(self.config.model, self.config.compute)
         own = objective_doremi.initial(len(self.loader.names)) if self.reference else ()
-        # Low precision is how training computes: what is evaluated and exported is the model with its own products.
-        self.trained, scaling = quantized(structure, shapes, self.config.compute)
-        target = abstract_state(shapes, optimizer, self.mesh, own, scaling=scaling, compress=self.config.mesh.compress)
+        target = state_shapes(self.config, self.parts, self.mesh, own)
+        scaling, compress = self.parts.scaling, self.config.mesh.compress
         wanted = _trees(target)
         if scaling and not self.checkpoints.newest_holds("scaling"):
             del wanted["scaling"]  # a run that goes on in another precision begins to remember now
@@ -173,17 +160,18 @@ class _Run:
         restored = self.checkpoints.restore(wanted)
         if restored is None:
             if self.loop.init_from:
-                model = nnx.merge(structure, self._given_parameters(self.loop.init_from))
+                model = nnx.merge(self.structure, self._given_parameters(self.loop.init_from))
             else:
                 model = create(self.config.model, self.config.compute, self.mesh, self.loop.seed)
-            return create_state(model, optimizer, self.mesh, own, scaling=scaling, compress=self.config.mesh.compress)
+            optimizer = self.parts.optimizer
+            return create_state(model, optimizer, self.mesh, own, scaling=scaling, compress=compress)[1]
         step = jax.device_put(np.int32(restored.step), target.step.sharding)
         self.display.say(f"going on from the checkpoint of step {restored.step} in {self.checkpoints.folder}")
         fresh = jax.device_put(scaling, jax.tree.map(lambda leaf: leaf.sharding, target.scaling))
         begun = {"scaling": fresh}
-        if "waiting" not in wanted and self.config.mesh.compress != "none":
+        if "waiting" not in wanted and compress != "none":
             begun["waiting"] = zeros_like_abstract(target.waiting)
-        return structure, TrainState(step, **begun | restored.trees)
+        return TrainState(step, **begun | restored.trees)
 
     def _given_parameters(self, path: str) -> nnx.State:
         """Another model's parameters. Raises UserError unless shape and tokenizer are this run's."""

@@ -26,14 +26,7 @@ def sum_over(function: Callable[[Batch], Any], batches: Batch) -> Any:
     """The sum of `function`'s results, one micro-batch after another."""
     shapes = jax.eval_shape(function, jax.tree.map(lambda rows: rows[0], batches))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def add(sums: Any, batch: Batch) -> tuple[Any, None]:
-        # Behind a barrier: the TPU compiler (libtpu 0.0.42) otherwise tries to move the reduction of what is added out
-        # of the loop, and fails with an internal error where the head's gradient comes in bfloat16.
-        found = jax.lax.optimization_barrier(function(batch))
-        return jax.tree.map(jnp.add, sums, found), None
-
-    return jax.lax.scan(add, zeros, batches)[0]
+    return jax.lax.scan(lambda sums, batch: (jax.tree.map(jnp.add, sums, function(batch)), None), zeros, batches)[0]
 
 
 def mean(gradients: Any, terms: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

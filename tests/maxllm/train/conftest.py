@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-# XLA's CPU devices wait for each other in threads of one pool, as many as cores; with few cores and collectives that do
-# not depend on one another (a pipeline's message and its head's sum) all of them wait. Read when JAX starts.
-os.environ.setdefault("PJRT_NPROC", "32")
 
 import pytest
 
