@@ -95,9 +95,10 @@ def report(curves: dict[str, list[dict[str, float]]], steps: int) -> str:
             "",
             *__doc__.strip().split("\n\n")[2:],
             "",
-            f"Width {SHAPE['hidden_size']}, {SHAPE['num_layers']} layers, vocabulary 4096 (1.9M parameters, 0.8M of them "
-            f"in the layers); {steps} steps of 4 x 256 tokens of Python documentation and source; held-out loss in "
-            f"nats per token over 32 x 4 rows. {os.cpu_count()} shared {platform.machine()} cores, {datetime.date.today()}.",
+            f"Width {SHAPE['hidden_size']}, {SHAPE['num_layers']} layers, vocabulary 4096 (1.9M parameters, 0.8M of "
+            f"them in the layers); {steps} steps of 4 x 256 tokens of Python documentation and source; held-out loss "
+            f"in nats per token over 32 x 4 rows. Machine: {os.cpu_count()} shared {platform.machine()} cores, "
+            f"{datetime.date.today()}.",
             "",
             *rows,
             "",
