@@ -83,16 +83,21 @@ def train_parts(config: TrainConfig, mesh: Mesh, state: TrainState, batch: Any, 
         parts.append(Part("temporaries", memory.temporaries, "compiled", note="of which"))
     saved, note = saved_activations(config, mesh.shape)
     parts.append(Part("saved activations", saved, "formula" if saved is not None else "unknown", "temporaries", note))
-    gradients = _gradients(state, mesh, config.mesh.zero)
+    gradients = _float32(state, mesh, WHOLE if config.mesh.zero == 1 else RULES)
     parts.append(Part("gradients", gradients, "formula", "temporaries", "float32, laid out as they are kept"))
+    copy = 0
+    if config.mesh.zero < 3:
+        copy = _float32(state, mesh, WHOLE) // 4 * _itemsize(config.compute.dtype)
+        parts.append(Part("gathered parameters", copy, "formula", "temporaries", f"{config.compute.dtype}, for a step"))
     if memory is not None and saved is not None:
-        rest = max(memory.temporaries - saved - gradients, 0)
+        rest = max(memory.temporaries - saved - gradients - copy, 0)
         parts.append(Part("all else", rest, "formula", "temporaries", "gathered weights, one layer's work, logits"))
     return parts
 
 
-def _gradients(state: TrainState, mesh: Mesh, zero: int) -> int:
-    layout = shardings(state.parameters, mesh, WHOLE if zero == 1 else RULES)
+def _float32(state: TrainState, mesh: Mesh, rules: Any) -> int:
+    """Bytes on one device of four for each parameter, laid out by `rules`."""
+    layout = shardings(state.parameters, mesh, rules)
     pairs = zip(jax.tree.leaves(state.parameters), jax.tree.leaves(layout), strict=True)
     return sum(math.prod(at.shard_shape(leaf.shape)) * 4 for leaf, at in pairs)
 

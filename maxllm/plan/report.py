@@ -139,6 +139,11 @@ def show(plan: Plan, console: Console) -> None:
         f"{plan.config.train.accumulation_steps} micro-batch(es), remat {plan.config.compute.remat}",
         highlight=False,
     )
+    if (stages := plan.mesh.get("stage", 1)) > 1:
+        schedule = plan.config.pipeline.described(stages, plan.config.train.accumulation_steps)
+        console.print(
+            f"pipeline: {schedule}; the compiled loops make these ticks, so all below counts it", highlight=False
+        )
     console.print(memory_table("Memory of one device", plan.parts, plan.fit))
     console.print(verdict(plan.fit, machine), highlight=False)
     if plan.refusal:

@@ -35,11 +35,6 @@ def gathered(structure: nnx.GraphDef, variables: nnx.State, mesh: Mesh) -> nnx.S
     return nnx.merge_state(pin(map_axes(cast, parameters), mesh, WHOLE), others)
 
 
-def only_parameters(variables: nnx.State) -> bool:
-    """Whether a sum over copies is right for all of `variables`' gradients: fp8's remembered maxima are none."""
-    return not nnx.to_flat_state(nnx.split_state(variables, nnx.Param, ...)[1])
-
-
 def copy_axes(mesh: Mesh, zero: int) -> tuple[str, ...]:
     """The mesh axes whose devices may keep gradients of their own until the end of a step."""
     return tuple(axis for axis in (("data", "fsdp") if zero == 1 else ("data",)) if mesh.shape[axis] > 1)

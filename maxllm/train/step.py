@@ -18,7 +18,7 @@ from maxllm.objectives.weighted import Weighted
 from maxllm.parallel.compiler_flags import compiler_options
 from maxllm.parallel.rules import constrain, map_axes, pin
 from maxllm.quant import after_step, join, split
-from maxllm.train.copies import added_up, compressed_over_data, copy_axes, gathered, only_parameters
+from maxllm.train.copies import added_up, compressed_over_data, copy_axes, gathered
 from maxllm.train.micro_batches import mean, micro_batches, sum_over
 from maxllm.train.pipeline import pipelined_gradients, pipelined_terms, summed_in_stages
 from maxllm.train.state import TrainState
@@ -131,10 +131,12 @@ def _gradients_of(
 
     def gradients_of(parameters: nnx.State, batch: Batch, waiting: Any) -> tuple[nnx.State, dict[str, Weighted], Any]:
         compressed = waiting != ()
-        if compressed or (accumulation_steps > 1 and axes and only_parameters(parameters)):
+        if compressed or (accumulation_steps > 1 and axes):
             gradients, terms = added_up(sums, axes, compressed)(parameters, batch)
             if compressed:
+                gradients, met = split(gradients)  # counts, of which compression would lose some
                 gradients, waiting = compressed_over_data(gradients, waiting, mesh, compress)
+                gradients = join(gradients, jax.tree.map(lambda counts: jnp.sum(counts, 0), met))
             return gradients, terms, waiting
         return *mean(*sums(parameters, batch)), waiting
 
