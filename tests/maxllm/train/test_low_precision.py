@@ -32,7 +32,7 @@ def config(base: dict[str, Any], folder: Path, sections: Sections, steps: int = 
     mesh = {"fsdp": 1, "data": 1}
     loop = {**base["train"], "run_dir": str(folder), "steps": steps, "checkpoint_every": 4, "log_every": 1}
     tree = {**base, "mesh": mesh, "train": loop}
-    tree |= {name: {**base.get(name, {}), **section} for name, section in sections.items()}
+    tree |= {name: {**tree.get(name, {}), **section} for name, section in sections.items()}
     return resolve(TrainConfig, tree=tree).config
 
 
@@ -72,6 +72,29 @@ def test_a_run_with_all_of_it_goes_on_bit_for_bit_and_exports_its_zeros(base_set
     refused = config(base_settings, folder, EVERYTHING | {"sparsity": {"name": "none"}}, steps=9)
     with pytest.raises(UserError, match="sparsity.name was 'n_m' and is now 'none'"):
         train(refused)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh", [{"data": 2, "stage": 2}, {"data": 4, "zero": 1}, {"data": 4, "compress": "int8"}], ids=str
+)
+def test_scales_are_remembered_alike_in_pipelines_in_copies_and_beside_compressed_gradients(
+    mesh, base_settings, tmp_path, monkeypatch
+):
+    import jax
+
+    loop = {"train": {"accumulation_steps": 2, "eval_batches": 1}, "compute": EVERYTHING["compute"]}
+    losses, tables = [], []
+    for axes in ({}, mesh):
+        devices = jax.local_devices()[: 4 if axes else 1]
+        monkeypatch.setattr(jax, "devices", lambda *kind, devices=devices: devices)
+        folder = tmp_path / str(len(losses))
+        losses.append(train(config(base_settings, folder, loop | {"mesh": {"fsdp": 1, **axes}}))["loss"])
+        restored = ocp.StandardCheckpointer().restore(folder / "checkpoints" / "8" / "scaling")
+        tables.append([np.where(table > 0, np.arange(256), 0).max(-1) for table in jax.tree.leaves(restored)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=5e-3)  # compression rounds, too
+    same = np.mean([here == there for here, there in zip(*tables, strict=True)])
+    assert same > 0.95  # a magnitude beside a power of two may fall to its other side
 
 
 @pytest.mark.slow
