@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 from pathlib import Path
@@ -15,13 +14,11 @@ from maxllm.batch import Batch
 from maxllm.bench.program import serve
 from maxllm.config.train import DataConfig, TrainConfig
 from maxllm.models import count_parameters, create
-from maxllm.objectives import causal_lm
-from maxllm.optim import make_optimizer
 from maxllm.parallel.mesh import make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
+from maxllm.train.assembly import assemble, train_step
 from maxllm.train.metrics import resident_bytes
 from maxllm.train.state import create_state
-from maxllm.train.step import make_train_step
 
 
 def packed_batch(data: DataConfig, vocab_size: int, seed: int = 0) -> Batch:
@@ -47,21 +44,12 @@ def main(config: TrainConfig) -> None:
     mesh = make_mesh(config.mesh)
     micro = config.data.batch_size // config.train.accumulation_steps
     check_layout(config.model, mesh, micro, config.data.sequence_length)
-    optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps)
+    parts = assemble(config)
     model = create(config.model, config.compute, mesh, config.train.seed)
-    structure, state = create_state(model, optimizer, mesh, compress=config.mesh.compress)
+    compress = config.mesh.compress
+    state = create_state(model, parts.optimizer, mesh, scaling=parts.scaling, compress=compress)[1]
     del model
-    step = make_train_step(
-        structure,
-        functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk),
-        optimizer,
-        mesh,
-        accumulation_steps=config.train.accumulation_steps,
-        zero=config.mesh.zero,
-        compress=config.mesh.compress,
-        flags=config.compute.compiler_flags,
-        pipeline=config.pipeline,
-    )
+    step = train_step(config, parts, mesh)
     batch = place_batch(packed_batch(config.data, config.model.vocab_size), mesh)
     held: dict[str, Any] = {"state": state}
     del state
