@@ -51,7 +51,7 @@ def segments(length: int, batch: int = 2) -> jax.Array:
 def assert_close(got, want, tolerance=2e-6):
     for a, b in zip(got, want, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        # Where each query sees one key, the gradient of its softmax is 0: relative to numbers of 0.1, then.
+        # Where each query sees one key, the gradient of its softmax is 0: relative to numbers of 0.3, then.
         assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 0.3 * b.size**0.5)
 
 
