@@ -108,7 +108,6 @@ def assert_equal(got, want):
     assert got[1].keys() == want[1].keys()
     for name, gradient in want[1].items():
         difference = np.linalg.norm(got[1][name] - gradient) / np.linalg.norm(gradient)
-        print(name, difference)
         assert difference <= TOLERANCE, f"{name}: relative L2 {difference:.2e}"
 
 
