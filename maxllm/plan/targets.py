@@ -112,7 +112,7 @@ def devices(machine: Machine) -> Sequence[Any]:
 
 
 def _tpu_options(machine: Machine) -> dict[str, Any]:
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"wrap": _closed(machine.topology)}
     if machine.devices_per_host == 1:
         options |= _ONE_CHIP | {"chip_config_name": "default"}
     if machine.kind == "TPU v4":
@@ -120,6 +120,19 @@ def _tpu_options(machine: Machine) -> dict[str, Any]:
     if machine.hosts > 1:
         options |= {"num_slices": machine.hosts}
     return options
+
+
+def _closed(topology: str) -> tuple[bool, bool, bool]:
+    """Along which sides a slice's links close into a ring, which libtpu has to be told: it plans other collectives.
+
+    Slices in three dimensions are made of cubes of 4x4x4 whose faces optical switches join: closed along all sides, if
+    they are multiples of 4. A pod of v5e or v6e is closed at its 16 chips a side (cloud.google.com/tpu/docs/v4, v5e).
+    """
+    sides = [int(side) for side in topology.split(":")[-1].split("x")]
+    if len(sides) == 3:
+        closed = all(side % 4 == 0 for side in sides)
+        return (closed, closed, closed)
+    return (sides[0] == 16, sides[1] == 16, False)
 
 
 def _without_a_gpu() -> None:

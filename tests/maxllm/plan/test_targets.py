@@ -50,3 +50,35 @@ def test_more_cpu_devices_than_jax_was_started_with_is_a_sentence() -> None:
     with pytest.raises(UserError, match="xla_force_host_platform_device_count=64"):
         targets.devices(machine("cpux64"))
     assert targets.devices(machine("cpux8")) == jax.devices("cpu")[:8]
+
+
+@pytest.mark.parametrize(
+    "topology, closed",
+    [
+        ("v5p:2x4x4", (False, False, False)),
+        ("v5p:4x4x8", (True, True, True)),
+        ("v5e:8x8", (False, False, False)),
+        ("v5e:8x16", (False, True, False)),
+        ("v6e:16x16", (True, True, False)),
+        ("tpu7x:4x4x4", (True, True, True)),
+    ],
+)
+def test_where_a_slices_links_close_into_a_ring(topology: str, closed: tuple[bool, bool, bool]) -> None:
+    assert targets._closed(topology) == closed
+
+
+def test_on_a_closed_slice_a_gather_is_compiled_as_a_gather(libtpu: None) -> None:
+    """Without its ring libtpu writes it as an all-reduce, which sends twice as much."""
+    on = machine("v5p-128")
+    targets.environment(on)
+    mesh = jax.make_mesh((on.devices,), ("fsdp",), devices=targets.devices(on))
+    split = jax.NamedSharding(mesh, jax.P("fsdp"))
+    x = jax.ShapeDtypeStruct((on.devices * 128, 1024), "bfloat16", sharding=split)
+    weight = jax.ShapeDtypeStruct((1024, 2048), "bfloat16", sharding=split)
+
+    def product(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return x @ jax.lax.all_gather(weight, "fsdp", tiled=True)
+
+    local = jax.shard_map(product, mesh=mesh, in_specs=(split.spec, split.spec), out_specs=split.spec)
+    text = jax.jit(local).lower(x, weight).compile().as_text()
+    assert " all-gather(" in text and " all-reduce(" not in text
