@@ -1,4 +1,4 @@
-"""The section `model`: a decoder's shape."""
+"""The section `model`: a model's shape."""
 
 from __future__ import annotations
 
@@ -6,13 +6,51 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from maxllm.config.model_parts import (
+    DualChunkConfig,
+    EncoderConfig,
+    EncoderDecoderConfig,
+    LabelsConfig,
+    LatentAttentionConfig,
+    RopeScalingConfig,
+    RoutingConfig,
+)
 from maxllm.config.section import Section
+
+Family = Literal[
+    "transformer",
+    "gpt1",
+    "gpt2",
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "deepseek_v3",
+    "bert",
+    "roberta",
+    "electra",
+    "deberta",
+    "deberta_v2",
+    "t5",
+    "bart",
+]
+Bias = Literal["query_key_value", "output", "mlp"]
 
 
 class ModelConfig(Section):
-    """A decoder's shape. The names are the papers'; `maxllm/convert` maps them to Hugging Face's."""
+    """A model's shape. The names are the papers'; `maxllm/convert` maps them to Hugging Face's.
 
-    family: Literal["llama"] = "llama"
+    What a model computes follows from these settings alone: `family` says whose folders it is read from and written to.
+    """
+
+    architecture: Literal["decoder", "encoder", "encoder_decoder"] = "decoder"
+    family: Family = "llama"
     vocab_size: PositiveInt = 32000
     hidden_size: PositiveInt = 256
     intermediate_size: PositiveInt = 704
@@ -25,26 +63,76 @@ class ModelConfig(Section):
     capacity_factor: float | None = Field(
         None, gt=0, description="places of an expert, in even shares of a row's tokens; absent: no token is dropped"
     )
+    routing: RoutingConfig = RoutingConfig()
     max_positions: PositiveInt = 2048
+    positions: Literal["rope", "learned", "sinusoidal", "alibi", "relative", "disentangled", "none"] = "rope"
     rope_theta: float = Field(10000.0, gt=0)
+    rope_local_theta: float | None = Field(None, gt=0, description="of layers with a window; rope_theta when absent")
+    rope_scaling: RopeScalingConfig | None = Field(None, description="not of layers with a rope_local_theta")
+    dual_chunk: DualChunkConfig | None = None
+    latent_attention: LatentAttentionConfig | None = None
+    window: PositiveInt | None = Field(None, description="keys that a query sees: itself and those before it")
+    global_every: int = Field(0, ge=0, description="every how manyth layer sees beyond the window; 0: none")
+    attention_scale: float | None = Field(None, gt=0, description="of scores; 1 / sqrt(head_dim) when absent")
+    attention_softcap: float | None = Field(None, gt=0)
+    logits_softcap: float | None = Field(None, gt=0)
+    norm: Literal["rms", "rms_plus_one", "layer"] = Field("rms", description="rms_plus_one: the weight is 1 + w")
+    norm_placement: Literal["pre", "post", "both"] = Field("pre", description="of a sublayer; post: after the sum")
     norm_eps: float = Field(1e-5, gt=0)
+    query_key_norm: bool = Field(False, description="a norm over each head's query and key, before the rotation")
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    gated: bool = Field(True, description="down(activation(gate(x)) · up(x)); without: down(activation(up(x)))")
+    biases: tuple[Bias, ...] = ()
+    embedding_scale: float | None = Field(None, gt=0, description="what embeddings are multiplied by")
+    embedding_norm: bool = False
     tie_embeddings: bool = False
+    prediction_layers: int = Field(0, ge=0, description="modules that each predict one token further (DeepSeek-V3)")
     init_std: float = Field(0.02, gt=0, description="standard deviation of the normal initialiser")
+    encoder: EncoderConfig = EncoderConfig()
+    encoder_decoder: EncoderDecoderConfig = EncoderDecoderConfig()
+    labels: LabelsConfig | None = None
 
     @property
     def head_size(self) -> int:
+        if self.latent_attention:
+            return self.latent_attention.nope_dim + self.latent_attention.rope_dim
         return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def windows(self) -> tuple[bool, ...]:
+        """Whether each layer has the window, for the layers that repeat: layer i is like layer i % len."""
+        if self.window is None:
+            return (False,)
+        return (True,) * (self.global_every - 1) + (False,) if self.global_every else (True,)
+
+    @property
+    def leading_layers(self) -> int:
+        """Layers before those that repeat: dense ones in front of layers with experts."""
+        return self.routing.dense_layers if self.num_experts else 0
+
+    @property
+    def cache_shape(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(heads, width) of what one layer keeps of a token for generation: as keys and as values."""
+        if latent := self.latent_attention:
+            return (1, latent.rank), (1, latent.rope_dim)
+        return (self.num_kv_heads, self.head_size), (self.num_kv_heads, self.head_size)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
-        if self.head_dim is None and self.hidden_size % self.num_heads:
+        if self.head_dim is None and self.latent_attention is None and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; set head_dim"
             )
-        if self.head_size % 2:
+        if self.positions == "rope" and self.head_size % 2:
             raise ValueError(f"head_dim {self.head_size} is odd; rotary positions need pairs")
         if 0 < self.num_experts < self.experts_per_token:
             raise ValueError(f"experts_per_token {self.experts_per_token} of only {self.num_experts} num_experts")
+        if self.num_experts and self.num_experts % self.routing.groups:
+            raise ValueError(f"num_experts {self.num_experts} is not divisible by routing.groups {self.routing.groups}")
+        if self.num_experts and not self.routing.dense_layers < self.num_layers:
+            raise ValueError(f"routing.dense_layers {self.routing.dense_layers} of only {self.num_layers} num_layers")
+        if self.global_every and self.window is None:
+            raise ValueError(f"global_every {self.global_every} without a window; set window")
         return self

@@ -5,19 +5,35 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30
+from maxllm.kernels.attention_heads import capped
+from maxllm.kernels.masking import CAUSAL, MASKED, Masking
 
 
-def attend_to_cache(query: jax.Array, keys: jax.Array, values: jax.Array, positions: jax.Array) -> jax.Array:
+def attend_to_cache(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    positions: jax.Array,
+    masking: Masking = CAUSAL,
+    bias: jax.Array | None = None,
+) -> jax.Array:
     """Queries `[batch, t, heads, head_dim]` at `positions` `[batch, t]` against entries at or before their own.
 
-    `keys`, `values`: `[batch, kv_heads, max_length, head_dim]`. Scores and softmax in float32.
+    `keys`, `values`: `[batch, kv_heads, max_length, head_dim]`; an entry's index is its position. `masking`: its
+    window, soft cap and scale. `bias`: float32 `[batch or 1, heads, t, max_length]`, added to the scores. Scores and
+    softmax in float32. A value may be narrower than a key.
     """
     batch, length, heads, head_dim = query.shape
     kv_heads = keys.shape[1]
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     scores = jnp.einsum("bqkgd,bksd->bkgqs", grouped, keys.astype(query.dtype), preferred_element_type=jnp.float32)
-    allowed = jnp.arange(keys.shape[2]) <= positions[:, None, None, :, None]
-    weights = jax.nn.softmax(jnp.where(allowed, scores * head_dim**-0.5, MASKED), axis=-1)
+    scores = capped(scores * masking.scale_for(head_dim), masking)
+    if bias is not None:
+        scores += bias.reshape(bias.shape[0], kv_heads, heads // kv_heads, *bias.shape[2:])
+    index, at = jnp.arange(keys.shape[2]), positions[:, None, None, :, None]
+    allowed = index <= at
+    if masking.window is not None:
+        allowed &= index > at - masking.window
+    weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED), axis=-1)
     mixed = jnp.einsum("bkgqs,bksd->bqkgd", weights.astype(query.dtype), values.astype(query.dtype))
-    return mixed.reshape(batch, length, heads, head_dim)
+    return mixed.reshape(batch, length, heads, values.shape[-1])

@@ -1,7 +1,8 @@
-"""The decoder: embed, the same block `num_layers` times, norm, head. Llama's shape (Touvron et al. 2023).
+"""The decoder: embed, the same block `num_layers` times, norm, head.
 
 The layers are one block whose parameters have a leading `layers` axis, run by one scan: the compiler sees the block
-once, however deep the model. Parameters are float32; activations are of the compute dtype; logits are float32.
+once, however deep the model. Where layers take turns (with a window and without), it sees as many as take a turn.
+Parameters are float32; activations are of the compute dtype; logits are float32.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maxllm.config.model import ModelConfig
-from maxllm.models.attention import Attention
+from maxllm.models.attention import Places
+from maxllm.models.block import Block, Losses
 from maxllm.models.linear import Embedding, Linear
-from maxllm.models.mlp import SwiGLU
-from maxllm.models.moe import MoE
-from maxllm.models.norm import RMSNorm
+from maxllm.models.norm import make_norm
 from maxllm.models.remat import rematerialised
-from maxllm.models.rope import Rotation, rotation
+from maxllm.models.rope import rotation
+from maxllm.models.turns import scan_in_turns
 from maxllm.parallel.rules import constrain
 
 CACHE_AXES = ("layers", None, "kv_heads", None, "head_dim")  # logical; rows and positions are split over nothing
@@ -39,45 +40,8 @@ class KVCache(NamedTuple):
 
     @classmethod
     def zeros(cls, config: ModelConfig, batch: int, max_length: int, dtype: Any) -> KVCache:
-        shape = (config.num_layers, batch, config.num_kv_heads, max_length, config.head_size)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-
-class Block(nnx.Module):
-    def __init__(self, config: ModelConfig, *, attention: str, context: str, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.attention = Attention(
-            config.hidden_size,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_size,
-            backend=attention,
-            context=context,
-            std=config.init_std,
-            rngs=rngs,
-        )
-        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
-        options = {"std": config.init_std, "rngs": rngs}
-        if config.num_experts:
-            experts = (config.num_experts, config.experts_per_token)
-            options["capacity_factor"] = config.capacity_factor
-            self.mlp = MoE(config.hidden_size, config.intermediate_size, *experts, **options)
-        else:
-            self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, **options)
-
-    def __call__(self, x: jax.Array, by: Rotation, segment_ids: jax.Array | None) -> jax.Array:
-        x = x + self.attention(self.attention_norm(x), by, segment_ids)
-        return x + self.feed_forward(self.mlp_norm(x), segment_ids)
-
-    def feed_forward(self, x: jax.Array, segment_ids: jax.Array | None = None, **routing: Any) -> jax.Array:
-        return self.mlp(x, segment_ids, **routing) if isinstance(self.mlp, MoE) else self.mlp(x)
-
-    def extend(
-        self, x: jax.Array, by: Rotation, positions: jax.Array, cache: KVCache, layer: jax.Array, window: int
-    ) -> tuple[jax.Array, KVCache]:
-        mixed, keys, values = self.attention.extend(self.attention_norm(x), by, positions, *cache, layer, window)
-        x = x + mixed
-        return x + self.feed_forward(self.mlp_norm(x), dropless=True), KVCache(keys, values)
+        shapes = [(config.num_layers, batch, heads, max_length, width) for heads, width in config.cache_shape]
+        return cls(*(jnp.zeros(shape, dtype) for shape in shapes))
 
 
 class Decoder(nnx.Module):
@@ -98,14 +62,19 @@ class Decoder(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.remat = (remat, tuple(save), tuple(offload))
-        self.embed = Embedding(config.vocab_size, config.hidden_size, std=config.init_std, rngs=rngs)
+        std = config.init_std
+        self.embed = Embedding(config.vocab_size, config.hidden_size, std=std, rngs=rngs)
+        if config.positions == "learned":
+            self.position = Embedding(config.max_positions, config.hidden_size, axis="norm", std=std, rngs=rngs)
         block = functools.partial(Block, config, attention=attention, context=context)
-        self.layers = _stacked(block, config.num_layers, rngs)
-        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        if config.leading_layers:
+            self.leading = stacked(functools.partial(block, dense=True), config.leading_layers, rngs)
+        dense = config.num_experts == 0
+        self.layers = stacked(functools.partial(block, dense=dense), config.num_layers - config.leading_layers, rngs)
+        if config.norm_placement != "post":
+            self.norm = make_norm(config.norm, config.hidden_size, eps=config.norm_eps)
         if not config.tie_embeddings:
-            self.head = Linear(
-                {"embed": config.hidden_size}, {"vocab": config.vocab_size}, std=config.init_std, rngs=rngs
-            )
+            self.head = Linear({"embed": config.hidden_size}, {"vocab": config.vocab_size}, std=std, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
         """Float32 logits `[batch, length, vocab]` for int32 `[batch, length]` tokens."""
@@ -117,22 +86,66 @@ class Decoder(nnx.Module):
         A token attends to the tokens before it in its row that carry its segment id; without `segment_ids` a row is
         one segment. `positions` count from 0 within each segment.
         """
-        by = rotation(positions, self.config.head_size, self.config.rope_theta)
-        return self.norm(self.through(nnx.state(self.layers), self.begin(tokens), by, segment_ids))
+        return self.hidden_and_losses(tokens, positions, segment_ids)[0]
 
-    def begin(self, tokens: jax.Array) -> jax.Array:
-        """What the first layer sees: `[batch, length, embed]` of the compute dtype."""
-        return constrain(self.embed(tokens, self.dtype), "batch", "sequence", None)
+    def hidden_and_losses(
+        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None
+    ) -> tuple[jax.Array, Losses]:
+        """`hidden`, and each of the routers' losses, added up over the layers."""
+        x = self.begin(tokens, positions, segment_ids)
+        x, losses = self._run(nnx.state(self.layers), x, self.places(positions), segment_ids)
+        return self.final_norm(x), losses
 
-    def through(self, layers: nnx.State, x: jax.Array, by: Rotation, segment_ids: jax.Array | None) -> jax.Array:
+    def places(self, positions: jax.Array) -> Places:
+        config = self.config
+        if config.positions != "rope":
+            return Places(positions)
+        turned = functools.partial(rotation, positions, config.head_size)
+        whole = turned(config.rope_theta, config.rope_scaling)
+        local = whole if config.rope_local_theta is None else turned(config.rope_local_theta, None)
+        return Places(positions, whole, local)
+
+    def begin(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
+        """What the first of the repeated layers sees: `[batch, length, embed]` of the compute dtype."""
+        x = constrain(self.embedded(tokens, positions), "batch", "sequence", None)
+        if self.config.leading_layers:
+            x, _ = self._run(nnx.state(self.leading), x, self.places(positions), segment_ids)
+        return x
+
+    def embedded(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        x = self.embed(tokens, self.dtype)
+        if self.config.embedding_scale is not None:
+            x = x * jnp.asarray(self.config.embedding_scale, self.dtype)
+        if self.config.positions == "learned":
+            x = x + self.position(positions, self.dtype)
+        return x
+
+    def final_norm(self, x: jax.Array) -> jax.Array:
+        return x if self.config.norm_placement == "post" else self.norm(x)
+
+    def through(self, layers: nnx.State, x: jax.Array, places: Places, segment_ids: jax.Array | None) -> jax.Array:
         """`x` after the given layers: this model's, or a stretch of them (a pipeline's stage), axis `layers` first."""
-        structure, _ = nnx.split(self.layers)
+        return self._run(layers, x, places, segment_ids)[0]
 
-        def layer(x: jax.Array, parameters: nnx.State) -> tuple[jax.Array, None]:
-            block = nnx.merge(structure, parameters)
-            return constrain(block(x, by, segment_ids), "batch", "sequence", None), None
+    def _run(
+        self, layers: nnx.State, x: jax.Array, places: Places, segment_ids: jax.Array | None
+    ) -> tuple[jax.Array, Losses]:
+        structure = self._structure(layers)
 
-        return jax.lax.scan(rematerialised(layer, *self.remat, x, layers), x, layers)[0]
+        def turn(local: bool) -> Callable[..., tuple[jax.Array, Losses]]:
+            def layer(x: jax.Array, parameters: nnx.State) -> tuple[jax.Array, Losses]:
+                x, losses = nnx.merge(structure, parameters)(x, places, segment_ids, local=local)
+                return constrain(x, "batch", "sequence", None), losses
+
+            return rematerialised(layer, *self.remat, x, layers)
+
+        x, losses = scan_in_turns([turn(local) for local in self.config.windows], layers, x)
+        return x, jax.tree.map(lambda of_layers: of_layers.sum(), losses)
+
+    def _structure(self, layers: nnx.State) -> nnx.GraphDef:
+        """Of the block that `layers` belong to: the repeated ones, or the leading ones, which have no router."""
+        leading = self.config.leading_layers and "router" not in layers["mlp"]
+        return nnx.split(self.leading if leading else self.layers)[0]
 
     def extend(
         self, tokens: jax.Array, positions: jax.Array, cache: KVCache, window: int | None = None
@@ -145,16 +158,28 @@ class Decoder(nnx.Module):
         anything at or beyond `window` read, when given: a promise that all `positions` are below it.
         """
         window = window or cache.keys.shape[3]
-        by = rotation(positions, self.config.head_size, self.config.rope_theta)
-        structure, parameters = nnx.split(self.layers)
+        places = self.places(positions)
 
-        def layer(carry: tuple[jax.Array, KVCache], at: tuple[nnx.State, jax.Array]):
-            parameters, index = at
-            return nnx.merge(structure, parameters).extend(carry[0], by, positions, carry[1], index, window), None
+        def run(layers: nnx.State, indices: jax.Array, carry: tuple[jax.Array, KVCache]) -> tuple[jax.Array, KVCache]:
+            structure = self._structure(layers)
 
-        x = self.embed(tokens, self.dtype)
-        (x, cache), _ = jax.lax.scan(layer, (x, cache), (parameters, jnp.arange(self.config.num_layers)))
-        return self.norm(x), cache
+            def turn(local: bool) -> Callable[..., Any]:
+                def layer(carry: tuple[jax.Array, KVCache], own: tuple[nnx.State, jax.Array]) -> tuple[Any, tuple[()]]:
+                    (x, cache), (parameters, index) = carry, own
+                    block = nnx.merge(structure, parameters)
+                    x, keys, values = block.extend(x, places, *cache, index, window, local=local)
+                    return (x, KVCache(keys, values)), ()
+
+                return layer
+
+            return scan_in_turns([turn(local) for local in self.config.windows], (layers, indices), carry)[0]
+
+        carry = (self.embedded(tokens, positions), cache)
+        leading = self.config.leading_layers
+        if leading:
+            carry = run(nnx.state(self.leading), jnp.arange(leading), carry)
+        x, cache = run(nnx.state(self.layers), jnp.arange(leading, self.config.num_layers), carry)
+        return self.final_norm(x), cache
 
     def head_kernel(self) -> jax.Array:
         """The head as a float32 matrix `[embed, vocab]`: its own, or the embedding's transpose."""
@@ -162,10 +187,12 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 `[..., vocab]`: a product in the compute dtype, accumulated in float32."""
-        return jnp.matmul(hidden, self.head_kernel().astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.matmul(hidden, self.head_kernel().astype(hidden.dtype), preferred_element_type=jnp.float32)
+        cap = self.config.logits_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
-def _stacked(block: Callable[..., nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+def stacked(block: Callable[..., nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
     """One module whose parameters are `count` independently initialised ones along a leading `layers` axis."""
     structure, _ = nnx.split(nnx.eval_shape(lambda: block(rngs=nnx.Rngs(0))))
     keys = jax.random.split(rngs.params(), count)

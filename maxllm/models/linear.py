@@ -13,20 +13,26 @@ from maxllm.parallel.sequence import merged, parted
 
 
 class Linear(nnx.Module):
-    """y = x · kernel, no bias. Axes may be grouped: a query projection is embed -> (heads, head_dim).
+    """y = x · kernel (+ bias). Axes may be grouped: a query projection is embed -> (heads, head_dim).
 
-    The kernel is float32 `[*inputs, *outputs]`; it is cast to the activations' dtype where it is used.
-    `x` `[..., *inputs]` becomes `[..., *outputs]`.
+    The kernel is float32 `[*inputs, *outputs]`, the bias `[*outputs]`; both are cast to the activations' dtype where
+    they are used. `x` `[..., *inputs]` becomes `[..., *outputs]`.
     """
 
     # How two matrices of x's dtype are multiplied; maxllm/quant puts other ways into the layers' instances.
     product = staticmethod(jnp.matmul)
 
-    def __init__(self, inputs: dict[str, int], outputs: dict[str, int], *, std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: dict[str, int], outputs: dict[str, int], *, bias: bool = False, std: float, rngs: nnx.Rngs
+    ):
         shape = (*inputs.values(), *outputs.values())
         self.axes = (*inputs, *outputs)
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=self.axes)
         self.input_rank = len(inputs)
+        if bias:
+            # Whole on every device but where its outputs are split anyway: too small to be worth gathering.
+            axes = tuple("norm" if axis == "embed" else axis for axis in outputs)
+            self.bias = nnx.Param(jnp.zeros(tuple(outputs.values())), axes=axes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = gathered(cast(self.kernel[...], x.dtype, *self.axes), self.axes)
@@ -38,16 +44,21 @@ class Linear(nnx.Module):
             merged(x, len(batch)).reshape(math.prod(batch), math.prod(inputs)),
             kernel.reshape(math.prod(inputs), math.prod(outputs)),
         )
-        return parted(flat.reshape(math.prod(batch), *outputs), batch)
+        y = parted(flat.reshape(math.prod(batch), *outputs), batch)
+        return y + self.bias[...].astype(y.dtype) if hasattr(self, "bias") else y
 
 
 class Embedding(nnx.Module):
-    """One row of a float32 `[vocab, embed]` table per token; transposed, also a tied head."""
+    """One row of a float32 `[vocab, embed]` table per token; transposed, also a tied head.
 
-    def __init__(self, vocab_size: int, hidden_size: int, *, std: float, rngs: nnx.Rngs):
+    `axis`: what the rows are, logically; "norm" keeps a small table (of positions) whole on every device.
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int, *, axis: str = "vocab", std: float, rngs: nnx.Rngs):
         table = std * jax.random.normal(rngs.params(), (vocab_size, hidden_size))
-        self.embedding = nnx.Param(table, axes=("vocab", "embed"))
+        self.axis = axis
+        self.embedding = nnx.Param(table, axes=(axis, "embed"))
 
     def __call__(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         # Gathered over fsdp before the lookup, like any other parameter before its use; rows stay split over tensor.
-        return constrain(cast(self.embedding[...], dtype, "vocab", "embed"), "vocab", None)[tokens]
+        return constrain(cast(self.embedding[...], dtype, self.axis, "embed"), self.axis, None)[tokens]

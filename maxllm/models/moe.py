@@ -72,7 +72,9 @@ class MoE(nnx.Module):
         self.experts_per_token = experts_per_token
         self.capacity_factor = capacity_factor
 
-    def __call__(self, x: jax.Array, segment_ids: jax.Array | None = None, *, dropless: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, segment_ids: jax.Array | None = None, *, dropless: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """`x` `[batch, length, embed]` to the same shape. Padding (segment 0) goes to no expert and comes out as zeros.
 
         `dropless`: whatever `capacity_factor` says, as generation wants it, where rows hold a token or two.
@@ -89,7 +91,7 @@ class MoE(nnx.Module):
         padding = jnp.zeros(x.shape[:2], bool) if segment_ids is None else segment_ids == 0
         kernels = ((self.gate, WIDE), (self.up, WIDE), (self.down, TALL))
         matrices = tuple(cast(kernel[...], x.dtype, *axes) for kernel, axes in kernels)
-        return _on_mesh(local, x, self.router(x), padding, matrices)
+        return _on_mesh(local, x, self.router(x), padding, matrices), {}
 
 
 def _on_mesh(

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maxllm.config.model_parts import RopeScalingConfig
+
 
 class Rotation(NamedTuple):
     """Cosine and sine of each position's angles, float32 `[batch, length, 1, head_dim]`."""
@@ -15,7 +17,7 @@ class Rotation(NamedTuple):
     sin: jax.Array
 
 
-def rotation(positions: jax.Array, head_dim: int, theta: float) -> Rotation:
+def rotation(positions: jax.Array, head_dim: int, theta: float, scaling: RopeScalingConfig | None = None) -> Rotation:
     """Angles `position · theta^(-2i / head_dim)`, for `positions` int32 `[batch, length]`.
 
     Hugging Face's half-split convention: dimension i turns with dimension i + head_dim / 2, so that converting

@@ -119,7 +119,7 @@ def check_layout(
         "model.intermediate_size": (model.intermediate_size, "mlp"),
         "model.vocab_size": (model.vocab_size, "vocab"),
         "model.hidden_size": (model.hidden_size, "embed"),
-        "model.num_layers": (model.num_layers, "layers"),
+        "model.num_layers (those that repeat)": (model.num_layers - model.leading_layers, "layers"),
     }
     if model.num_experts:
         dimensions["model.num_experts"] = (model.num_experts, "experts")

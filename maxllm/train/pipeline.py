@@ -21,7 +21,6 @@ from flax import nnx
 
 from maxllm.batch import Batch
 from maxllm.config.parallel import PipelineConfig
-from maxllm.models.rope import rotation
 from maxllm.parallel import pipeline as stages_of
 from maxllm.parallel.rules import RULES, constrain, mesh_axes
 from maxllm.train.micro_batches import mean, micro_batches, sum_over
@@ -104,7 +103,8 @@ class _Parts:
 
     def begin(self, outer: nnx.State, number: jax.Array) -> jax.Array:
         """What the first stage gets of micro-batch `number`."""
-        return self.model(outer).begin(self.batch(number).tokens)
+        batch = self.batch(number)
+        return self.model(outer).begin(batch.tokens, batch.positions, batch.segment_ids)
 
     def through(self, groups: nnx.State, x: jax.Array, item: jax.Array) -> jax.Array:
         """`x` `[stages, batch, length, embed]` after the layers of each stage that its `item` `[stages]` is for."""
@@ -116,8 +116,7 @@ class _Parts:
         )
 
         def stage(group: nnx.State, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
-            by = rotation(positions, model.config.head_size, model.config.rope_theta)
-            return model.through(group["layers"], x, by, segment_ids)
+            return model.through(group["layers"], x, model.places(positions), segment_ids)
 
         layers = stages_of.choose(_like(self.layers, groups), jnp.clip(chunk, 0, self.chunks - 1))
         return stages_of.spread(stages_of.on_all_stages(stage)(layers, x, positions, segment_ids))
@@ -144,7 +143,10 @@ class _Finished:
         self._model, self._x = model, x
 
     def hidden(self, *_: Any) -> jax.Array:
-        return self._model.norm(self._x)
+        return self._model.final_norm(self._x)
+
+    def hidden_and_losses(self, *_: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return self.hidden(), {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

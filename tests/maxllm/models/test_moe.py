@@ -62,13 +62,13 @@ def test_it_is_the_weighted_sum_of_the_chosen_experts_that_have_room(factor):
     segment_ids[:, :2] = segment_ids[1, 6:] = 0
     capacity = LENGTH if factor is None else capacity_of(LENGTH, EXPERTS, CHOSEN, factor)
     want = token_by_token(moe, x, capacity, padding=segment_ids == 0)
-    np.testing.assert_allclose(jax.jit(moe)(jnp.array(x), segment_ids), want, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(moe)(jnp.array(x), segment_ids)[0], want, atol=1e-5)
     if factor:
         # Choices were dropped, and padding, which comes first in these rows, took no places.
         assert np.abs(want - token_by_token(moe, x, padding=segment_ids == 0)).max() > 0.1
         assert np.abs(want - token_by_token(moe, x, capacity)).max() > 0.1
         np.testing.assert_allclose(
-            moe(jnp.array(x), segment_ids, dropless=True), layer()(jnp.array(x), segment_ids), atol=1e-6
+            moe(jnp.array(x), segment_ids, dropless=True)[0], layer()(jnp.array(x), segment_ids)[0], atol=1e-6
         )
 
 
@@ -76,7 +76,7 @@ def test_a_tokens_fate_does_not_hang_on_later_ones():
     moe, x = layer(0.6), tokens()
     changed = x.copy()
     changed[:, 6:] *= -1
-    np.testing.assert_array_equal(moe(jnp.array(changed))[:, :6], moe(jnp.array(x))[:, :6])
+    np.testing.assert_array_equal(moe(jnp.array(changed))[0][:, :6], moe(jnp.array(x))[0][:, :6])
 
 
 def test_an_expert_has_places_for_its_share_and_never_more_than_tokens():
@@ -146,7 +146,7 @@ def test_pipeline_stages_under_vmap_work_at_the_same_time():
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     x = jnp.stack([tokens(), -tokens()])
-    run = lambda layer, x: nnx.merge(structure, layer)(x)  # noqa: E731
+    run = lambda layer, x: nnx.merge(structure, layer)(x)[0]  # noqa: E731
     with jax.set_mesh(make_mesh(MeshConfig(stage=2, expert=2, tensor=2, fsdp=1))):
         stages = jax.jit(jax.vmap(run, spmd_axis_name="stage")).lower(stacked, x).compile()
         got = stages(stacked, x)

@@ -15,7 +15,7 @@ from maxllm.config.errors import UserError
 from maxllm.config.model import ModelConfig
 from maxllm.config.parallel import MeshConfig
 from maxllm.models import abstract, create
-from maxllm.models.mlp import SwiGLU
+from maxllm.models.mlp import FeedForward
 from maxllm.objectives import causal_lm, doremi
 from maxllm.parallel.mesh import make_mesh, place_batch
 from maxllm.parallel.rules import check_layout, constrain, shardings
@@ -81,7 +81,7 @@ def truth():
 
 def test_no_device_multiplies_with_the_tokens_of_another():
     """Two rows on each device, a stretch of each: what the compiler cannot write as one axis, unless told how."""
-    model = SwiGLU(64, 128, std=1.0, rngs=nnx.Rngs(0))
+    model = FeedForward(64, 128, std=1.0, rngs=nnx.Rngs(0))
     mesh = mesh_of(context=4, fsdp=2)
     parameters = nnx.state(model)
 

@@ -1,0 +1,116 @@
+"""A layer: attention and a feed-forward part, each with its norms and its way around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from maxllm.config.model import ModelConfig
+from maxllm.kernels.masking import Masking
+from maxllm.models.attention import Attention, Places
+from maxllm.models.mlp import FeedForward
+from maxllm.models.moe import MoE
+from maxllm.models.norm import make_norm
+
+Losses = dict[str, jax.Array]  # scalars of a layer's router, float32; empty where it has none
+
+
+class Block(nnx.Module):
+    """x + f(norm(x)) for f attention, then feed-forward (`pre`: Radford et al. 2019); norm(x + f(x)) (`post`: Vaswani
+    et al. 2017); x + norm(f(norm(x))) (`both`: Gemma 2)."""
+
+    def __init__(self, config: ModelConfig, *, dense: bool, attention: str, context: str, rngs: nnx.Rngs):
+        def norm() -> nnx.Module:
+            return make_norm(config.norm, config.hidden_size, eps=config.norm_eps)
+
+        self.placement = config.norm_placement
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        if self.placement == "both":
+            self.attention_post_norm, self.mlp_post_norm = norm(), norm()
+        self.attention = make_attention(config, backend=attention, context=context, rngs=rngs)
+        self.mlp = make_dense(config, rngs) if dense else make_experts(config, rngs)
+
+    def __call__(
+        self, x: jax.Array, places: Places, segment_ids: jax.Array | None = None, *, local: bool = False
+    ) -> tuple[jax.Array, Losses]:
+        x, _ = self._around("attention", lambda x: (self.attention(x, places, segment_ids, local=local), ()), x)
+        return self._around("mlp", lambda x: self.feed_forward(x, segment_ids), x)
+
+    def feed_forward(self, x: jax.Array, segment_ids: jax.Array | None = None) -> tuple[jax.Array, Losses]:
+        return self.mlp(x, segment_ids) if isinstance(self.mlp, MoE) else (self.mlp(x), {})
+
+    def extend(
+        self,
+        x: jax.Array,
+        places: Places,
+        keys: jax.Array,
+        values: jax.Array,
+        layer: jax.Array,
+        window: int,
+        *,
+        local: bool = False,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """As `Attention.extend`, and the rest of the layer."""
+
+        def attend(x: jax.Array) -> tuple[jax.Array, Any]:
+            mixed, *cache = self.attention.extend(x, places, keys, values, layer, window, local=local)
+            return mixed, cache
+
+        def feed(x: jax.Array) -> tuple[jax.Array, Any]:
+            return (self.mlp(x, dropless=True)[0] if isinstance(self.mlp, MoE) else self.mlp(x)), ()
+
+        x, cache = self._around("attention", attend, x)
+        return self._around("mlp", feed, x)[0], *cache
+
+    def _around(self, name: str, part: Callable[[jax.Array], Any], x: jax.Array) -> tuple[jax.Array, Any]:
+        norm = getattr(self, f"{name}_norm")
+        if self.placement == "post":
+            y, more = part(x)
+            return norm(x + y), more
+        y, more = part(norm(x))
+        return x + (getattr(self, f"{name}_post_norm")(y) if self.placement == "both" else y), more
+
+
+def make_attention(config: ModelConfig, *, backend: str, context: str, rngs: nnx.Rngs) -> nnx.Module:
+    masking = Masking(window=config.window, softcap=config.attention_softcap, scale=config.attention_scale)
+    return Attention(
+        config.hidden_size,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_size,
+        backend=backend,
+        context=context,
+        masking=masking,
+        biases=config.biases,
+        norm=config.norm if config.query_key_norm else None,
+        norm_eps=config.norm_eps,
+        std=config.init_std,
+        rngs=rngs,
+    )
+
+
+def make_dense(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
+    return FeedForward(
+        config.hidden_size,
+        config.intermediate_size,
+        activation=config.activation,
+        gated=config.gated,
+        bias="mlp" in config.biases,
+        std=config.init_std,
+        rngs=rngs,
+    )
+
+
+def make_experts(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
+    return MoE(
+        config.hidden_size,
+        config.routing.expert_size or config.intermediate_size,
+        config.num_experts,
+        config.experts_per_token,
+        capacity_factor=config.capacity_factor,
+        std=config.init_std,
+        rngs=rngs,
+    )
