@@ -26,6 +26,16 @@ class Batch(NamedTuple):
     positions: Array  # int32, from 0 within the segment
     weights: Array  # float32, 0 where the target does not count
     domains: Array | None = None  # int32 `[batch, 1]`: which source a row is from, in the order of their names
+    types: Array | None = None  # int32: BERT's token types
+    labels: Array | None = None  # int32 `[batch, length]`: a class for each token, or for each segment at its first one
+    noise: Array | None = None  # int32 `[batch, 1]`: a seed of each row, for objectives that draw on the device
+
+
+class EncoderDecoderBatch(NamedTuple):
+    """One step's pairs. Segment k of a decoder's row attends to segment k of the same row of the encoder's."""
+
+    encoder: Batch  # its targets and weights are not used
+    decoder: Batch
 
 
 def empty_batch(batch: int, length: int) -> Batch:
