@@ -64,8 +64,8 @@ def compiled(case: Case) -> Program:
     overrides = ["data.sources.any.path=none", *(each for each in case.overrides if not each.startswith("base="))]
     bases = [each.removeprefix("base=") for each in case.overrides if each.startswith("base=")]
     for base in bases:  # a mesh has no model of its own
-        shape = resolve(TrainConfig, base).config.model.model_dump()
-        overrides += [f"model.{name}={value}" for name, value in shape.items() if value is not None]
+        shape = resolve(TrainConfig, base).config.model.model_dump(mode="json", exclude_defaults=True)
+        overrides += [f"model.{name}={json.dumps(value)}" for name, value in shape.items()]
     return train_program(resolve(TrainConfig, case.file, overrides, device_kind=on.kind).config, on)
 
 
