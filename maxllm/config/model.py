@@ -129,10 +129,35 @@ class ModelConfig(Section):
             raise ValueError(f"head_dim {self.head_size} is odd; rotary positions need pairs")
         if 0 < self.num_experts < self.experts_per_token:
             raise ValueError(f"experts_per_token {self.experts_per_token} of only {self.num_experts} num_experts")
-        if self.num_experts and self.num_experts % self.routing.groups:
-            raise ValueError(f"num_experts {self.num_experts} is not divisible by routing.groups {self.routing.groups}")
+        if self.num_experts and (why := self.routing.refusal(self.num_experts, self.experts_per_token)):
+            raise ValueError(why)
+        if self.num_experts and (self.activation != "silu" or not self.gated or "mlp" in self.biases):
+            raise ValueError("num_experts: experts are SwiGLUs; leave activation silu, gated true, no mlp in biases")
         if self.num_experts and not self.routing.dense_layers < self.num_layers:
             raise ValueError(f"routing.dense_layers {self.routing.dense_layers} of only {self.num_layers} num_layers")
         if self.global_every and self.window is None:
             raise ValueError(f"global_every {self.global_every} without a window; set window")
+        if self.architecture == "encoder" and (why := self._no_encoder()):
+            raise ValueError(why)
         return self
+
+    def _no_encoder(self) -> str | None:
+        """Why this is not an encoder that we compute (maxllm/models/encoder.py)."""
+        encoder, disentangled = self.encoder, self.positions == "disentangled"
+        if self.positions not in ("learned", "disentangled"):
+            return f"positions {self.positions}: encoders have learned or disentangled ones"
+        if self.num_experts or self.window:
+            return f"{'num_experts' if self.num_experts else 'window'}: encoders have none"
+        if not self.tie_embeddings and self.labels is None and encoder.head != "replaced":
+            return "tie_embeddings is false; encoders score words with their embedding: set it to true"
+        if disentangled and not encoder.relative_positions:
+            return "encoder.relative_positions 0; disentangled positions need the largest distance"
+        if disentangled and encoder.embedding_size not in (None, self.hidden_size):
+            return "encoder.embedding_size other than hidden_size does not go with disentangled positions"
+        if disentangled and self.num_kv_heads != self.num_heads:
+            return f"num_kv_heads {self.num_kv_heads}: disentangled positions need as many as num_heads"
+        if encoder.mask_decoder_layers and not disentangled:
+            return "encoder.mask_decoder_layers: absolute positions come in late where they are disentangled before"
+        if encoder.generator_factor and encoder.head != "replaced":
+            return "encoder.generator_factor: a generator goes with encoder.head=replaced"
+        return None

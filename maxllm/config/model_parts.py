@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from maxllm.config.section import Section
 
@@ -21,7 +21,18 @@ class RopeScalingConfig(Section):
     beta_slow: float = Field(1.0, gt=0, description="yarn: turns up to which a dimension is stretched whole")
     attention_factor: float | None = Field(None, description="yarn: of the cosines; 0.1 ln(factor) + 1 when absent")
     mscale: float | None = Field(None, description="yarn as DeepSeek has it: numerator's 0.1 mscale ln(factor) + 1")
-    mscale_all_dim: float | None = Field(None, description="... and denominator's, which scales the scores too")
+    mscale_all_dim: float | None = Field(
+        None, description="... and denominator's, which scales latent attention's scores too"
+    )
+
+    @model_validator(mode="after")
+    def _ramp(self) -> RopeScalingConfig:
+        if self.high_frequency_factor <= self.low_frequency_factor:
+            raise ValueError(
+                f"high_frequency_factor {self.high_frequency_factor} is not above low_frequency_factor "
+                f"{self.low_frequency_factor}"
+            )
+        return self
 
 
 class DualChunkConfig(Section):
@@ -53,41 +64,68 @@ class RoutingConfig(Section):
     scale: float = Field(1.0, gt=0, description="of a token's weights")
     groups: PositiveInt = Field(1, description="groups of experts, of which only the best are looked at")
     groups_per_token: PositiveInt = 1
+    bias: bool = Field(False, description="of scores where experts are chosen, not of their weights (DeepSeek-V3)")
+    bias_rate: float = Field(0.0, ge=0, description="... and its step against uneven loads, no loss (Wang et al. 2024)")
     balance_loss: float = Field(0.0, ge=0, description="coefficient of the load-balance loss (Fedus et al. 2021)")
     z_loss: float = Field(0.0, ge=0, description="coefficient of the router's z-loss (Zoph et al. 2022)")
-    bias_rate: float = Field(0.0, ge=0, description="of the bias that balances without a loss (Wang et al. 2024)")
-    bias: bool = Field(False, description="the choice, not the weights, sees that bias; on when bias_rate is")
+
+    @property
+    def biased(self) -> bool:
+        return self.bias or self.bias_rate > 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything but the model's own loss moves the routers."""
+        return max(self.balance_loss, self.z_loss, self.bias_rate) > 0
+
+    def refusal(self, num_experts: int, experts_per_token: int) -> str | None:
+        """Why that many experts cannot be routed to so, or None."""
+        within = num_experts // self.groups * self.groups_per_token
+        if num_experts % self.groups:
+            return f"num_experts {num_experts} is not divisible by routing.groups {self.groups}"
+        if self.groups_per_token > self.groups:
+            return f"routing.groups_per_token {self.groups_per_token} of only {self.groups} routing.groups"
+        if experts_per_token > within:
+            return f"experts_per_token {experts_per_token} of only {within} experts within routing.groups_per_token"
+        return None
 
 
 class EncoderConfig(Section):
     """What an encoder has besides layers."""
 
+    head: Literal["words", "next_sentence", "replaced"] = Field(
+        "words", description="masked words; and whether a text follows another (BERT); or replaced tokens (ELECTRA)"
+    )
     type_vocab_size: int = Field(0, ge=0, description="token types (BERT's two sentences)")
     embedding_size: PositiveInt | None = Field(None, description="of the tables, projected up; hidden_size when absent")
     position_offset: int = Field(0, ge=0, description="rows of the position table before position 0 (RoBERTa: 2)")
-    pooler: bool = Field(True, description="a layer over the first token, for next-sentence prediction and classes")
     relative_positions: int = Field(0, ge=0, description="DeBERTa: largest distance, `max_relative_positions`")
     position_buckets: int = Field(0, ge=0, description="DeBERTa v3: buckets of distances on a log scale; 0: none")
+    key_bias: bool = Field(True, description="DeBERTa v1: keys, and positions as keys, have none")
     share_attention: bool = Field(False, description="DeBERTa v3: positions use the content's projections")
     relative_norm: bool = Field(False, description="DeBERTa v3: a norm over the table of relative positions")
-    mask_decoder_layers: int = Field(0, ge=0, description="DeBERTa: the last layer run again with absolute positions")
-    generator_factor: float = Field(0.25, gt=0, le=1, description="ELECTRA: the generator's size relative to ours")
-    discriminator_weight: float = Field(50.0, gt=0, description="ELECTRA: of replaced-token detection in the loss")
+    mask_decoder_layers: int = Field(0, ge=0, description="DeBERTa: times the last layer sees absolute positions")
+    generator_factor: float | None = Field(
+        None, gt=0, le=1, description="ELECTRA's training: the generator's width relative to ours"
+    )
 
 
 class EncoderDecoderConfig(Section):
-    """What an encoder-decoder has besides its two stacks."""
+    """What an encoder-decoder has besides its two stacks; `model.num_layers` counts the decoder's layers."""
 
     num_encoder_layers: PositiveInt = 12
     relative_buckets: PositiveInt = Field(32, description="T5's distances")
     relative_distance: PositiveInt = Field(128, description="T5: beyond it, one bucket")
     position_offset: int = Field(0, ge=0, description="rows of the position table before position 0 (BART: 2)")
-    start_id: int = Field(0, ge=0, description="the token a decoder begins with")
+    head_scale: float | None = Field(None, gt=0, description="of what the head sees (T5 1.0: 1 / sqrt(hidden_size))")
+    start_id: int = Field(0, ge=0, description="the token that a decoder begins with")
+    forced_id: int | None = Field(None, ge=0, description="the token that every answer begins with (BART: bos)")
 
 
 class LabelsConfig(Section):
-    """A head over the hidden states instead of words."""
+    """A head over the hidden states instead of words. `rerank`: one score for a text that holds a pair."""
 
     kind: Literal["sequence", "token", "embedding", "rerank"] = "sequence"
-    count: PositiveInt = 2
-    pooling: Literal["first", "mean", "last"] = "first"
+    count: PositiveInt = Field(2, description="classes of `sequence` and `token`")
+    pooling: Literal["first", "mean", "last"] = Field("first", description="what a text's label is read from")
+    hidden: Literal["none", "tanh", "gelu"] = Field("tanh", description="a layer of this activation before the classes")

@@ -111,6 +111,7 @@ def make_experts(config: ModelConfig, rngs: nnx.Rngs) -> nnx.Module:
         config.num_experts,
         config.experts_per_token,
         capacity_factor=config.capacity_factor,
+        routing=config.routing,
         std=config.init_std,
         rngs=rngs,
     )

@@ -13,8 +13,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from maxllm.config.model_parts import RoutingConfig
 from maxllm.kernels.expert_exchange import AXIS, from_owners, take_rows, to_owners
 from maxllm.kernels.grouped_matmul import grouped_matmul
+from maxllm.models.mlp import FeedForward
+from maxllm.models.router import Router, choose, router_losses
 from maxllm.parallel.rules import cast, layout
 
 Matrices = tuple[jax.Array, jax.Array, jax.Array]
@@ -22,29 +25,11 @@ WIDE = ("experts", "expert_embed", "mlp")
 TALL = ("experts", "mlp", "expert_embed")
 
 
-class Router(nnx.Module):
-    """How well each expert suits a token, float32 `[batch, length, experts]`.
-
-    In float32, with all its bits: a logit's rounding decides where a token goes.
-    """
-
-    def __init__(self, hidden_size: int, num_experts: int, *, std: float, rngs: nnx.Rngs):
-        # Whole on every device, as a norm is: too small to be worth gathering.
-        kernel = std * jax.random.normal(rngs.params(), (hidden_size, num_experts))
-        self.kernel = nnx.Param(kernel, axes=("norm", "norm"))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.matmul(x.astype(jnp.float32), self.kernel[...], precision=jax.lax.Precision.HIGHEST)
-
-
-def choose(logits: jax.Array, experts_per_token: int) -> tuple[jax.Array, jax.Array]:
-    """Each token's experts, int32, and their weights, float32: a softmax over the largest logits (Mixtral)."""
-    logits, chosen = jax.lax.top_k(logits, experts_per_token)
-    return jax.nn.softmax(logits, axis=-1), chosen
-
-
 class MoE(nnx.Module):
     """Σ weight · expert(x) over the experts that the router chose for a token; each expert is a SwiGLU.
+
+    `routing`: how they are chosen, their losses, and what goes around them: a SwiGLU of `shared_size` that every token
+    goes through (DeepSeekMoE: Dai et al. 2024), with `shared_gate` times a sigmoid of the token (Qwen 1.5 MoE).
 
     `capacity_factor`: None computes every choice (dropless, as MegaBlocks: Gale et al. 2022). A number gives each
     expert places for that many times an even share of each row's choices (as GShard: Lepikhin et al. 2020), first come,
@@ -59,70 +44,99 @@ class MoE(nnx.Module):
         experts_per_token: int,
         *,
         capacity_factor: float | None,
+        routing: RoutingConfig = RoutingConfig(),  # noqa: B008 (frozen)
         std: float,
         rngs: nnx.Rngs,
     ):
         def kernel(axes: tuple[str, ...], *shape: int) -> nnx.Param:
             return nnx.Param(std * jax.random.normal(rngs.params(), (num_experts, *shape)), axes=axes)
 
-        self.router = Router(hidden_size, num_experts, std=std, rngs=rngs)
+        self.router = Router(hidden_size, num_experts, bias=routing.biased, std=std, rngs=rngs)
         self.gate = kernel(WIDE, hidden_size, intermediate_size)
         self.up = kernel(WIDE, hidden_size, intermediate_size)
         self.down = kernel(TALL, intermediate_size, hidden_size)
+        if routing.shared_size:
+            self.shared = FeedForward(hidden_size, routing.shared_size, std=std, rngs=rngs)
+            if routing.shared_gate:
+                gate = std * jax.random.normal(rngs.params(), (hidden_size, 1))
+                self.shared_gate = nnx.Param(gate, axes=("norm", None))
         self.experts_per_token = experts_per_token
         self.capacity_factor = capacity_factor
+        self.routing = routing
 
     def __call__(
         self, x: jax.Array, segment_ids: jax.Array | None = None, *, dropless: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """`x` `[batch, length, embed]` to the same shape. Padding (segment 0) goes to no expert and comes out as zeros.
+        """`x` `[batch, length, embed]` to the same shape, and the router's losses (see `router_losses`). Padding
+        (segment 0) goes to no expert; without shared experts it comes out as zeros.
 
         `dropless`: whatever `capacity_factor` says, as generation wants it, where rows hold a token or two.
         """
         work = _dropless
         if self.capacity_factor is not None and not dropless:
             work = functools.partial(_within_capacity, factor=self.capacity_factor)
+        bias = self.router.bias[...] if self.routing.biased else None
 
-        def local(x: jax.Array, logits: jax.Array, padding: jax.Array, matrices: Matrices, owners: int) -> jax.Array:
-            weights, chosen = choose(logits, self.experts_per_token)
-            chosen = jnp.where(padding[..., None], logits.shape[-1], chosen)  # a number that is no expert's
-            return work(x, weights, chosen, matrices, experts=logits.shape[-1], owners=owners)
+        def local(
+            x: jax.Array, logits: jax.Array, padding: jax.Array, matrices: Matrices, bias: jax.Array | None, owners: int
+        ) -> tuple[jax.Array, jax.Array]:
+            weights, chosen = choose(logits, self.experts_per_token, self.routing, bias)
+            goes = jnp.where(padding[..., None], logits.shape[-1], chosen)  # a number that is no expert's
+            return work(x, weights, goes, matrices, experts=logits.shape[-1], owners=owners), chosen
 
         padding = jnp.zeros(x.shape[:2], bool) if segment_ids is None else segment_ids == 0
         kernels = ((self.gate, WIDE), (self.up, WIDE), (self.down, TALL))
         matrices = tuple(cast(kernel[...], x.dtype, *axes) for kernel, axes in kernels)
-        return _on_mesh(local, x, self.router(x), padding, matrices), {}
+        logits = self.router(x)
+        out, chosen = _on_mesh(local, x, logits, padding, matrices, bias)
+        if self.routing.shared_size:
+            out = out + self._shared(x)
+        return out, router_losses(logits, chosen, padding, self.routing, bias)
+
+    def _shared(self, x: jax.Array) -> jax.Array:
+        out = self.shared(x)
+        if not self.routing.shared_gate:
+            return out
+        gate = jnp.matmul(x, self.shared_gate[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        return out * jax.nn.sigmoid(gate).astype(x.dtype)
 
 
 def _on_mesh(
-    local: Callable[..., jax.Array], x: jax.Array, logits: jax.Array, padding: jax.Array, matrices: Matrices
-) -> jax.Array:
-    """`local` by each device for the tokens it holds, with its part of the matrices' columns, added up over `tensor`.
+    local: Callable[..., tuple[jax.Array, jax.Array]],
+    x: jax.Array,
+    logits: jax.Array,
+    padding: jax.Array,
+    matrices: Matrices,
+    bias: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """`local` by each device for the tokens it holds, with its part of the matrices' columns, added up over `tensor`;
+    and the experts that it chose.
 
     The matrices come whole along `embed`: each device has them gathered, as any parameter before its use. Choosing the
     experts is in here too: left to itself, the compiler gathers all logits of all devices to sort them.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return local(x, logits, padding, matrices, 1)
+        return local(x, logits, padding, matrices, bias, 1)
     rows, length, _ = layout(mesh, x.shape, ("batch", "length", None))
     sequence = layout(mesh, x.shape, (None, "sequence", None))[1]
     wide = layout(mesh, matrices[0].shape, ("experts", None, "mlp"))
     tall = PartitionSpec(wide[0], wide[2], None)
 
-    def each(x: jax.Array, *others: Any) -> jax.Array:
+    def each(x: jax.Array, *others: Any) -> tuple[jax.Array, jax.Array]:
         # Between layers the length is split over tensor too: gathered here, and scattered as parts are added up.
         if sequence is not None:
             x = jax.lax.all_gather(x, "tensor", axis=1, tiled=True)
-        out = local(x, *others, mesh.shape[AXIS])
+        out, chosen = local(x, *others, mesh.shape[AXIS])
         if sequence is None:
-            return jax.lax.psum(out, "tensor")
-        return jax.lax.psum_scatter(out, "tensor", scatter_dimension=1, tiled=True)
+            return jax.lax.psum(out, "tensor"), chosen
+        return jax.lax.psum_scatter(out, "tensor", scatter_dimension=1, tiled=True), chosen
 
     tokens = PartitionSpec(rows, length)
     residual = PartitionSpec(rows, length if sequence is None else sequence)
-    specs = (residual, tokens, tokens, (wide, wide, tall))
-    return jax.shard_map(each, in_specs=specs, out_specs=residual, check_vma=False)(x, logits, padding, matrices)
+    specs = (residual, tokens, tokens, (wide, wide, tall), PartitionSpec())
+    mapped = jax.shard_map(each, in_specs=specs, out_specs=(residual, tokens), check_vma=False)
+    return mapped(x, logits, padding, matrices, bias)
 
 
 def _dropless(
