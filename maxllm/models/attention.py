@@ -23,6 +23,7 @@ class Places(NamedTuple):
     positions: jax.Array  # int32 [batch, length], from 0 within a segment
     rotation: Rotation | None = None  # of layers that see the whole segment
     local: Rotation | None = None  # of layers with a window
+    relative: jax.Array | None = None  # a table of distances, for disentangled attention
 
     def turned(self, local: bool) -> Rotation | None:
         return self.local if local else self.rotation

@@ -11,6 +11,7 @@ from flax import nnx
 from maxllm.config.model import ModelConfig
 from maxllm.kernels.masking import Masking
 from maxllm.models.attention import Attention, Places
+from maxllm.models.disentangled_attention import DisentangledAttention
 from maxllm.models.mlp import FeedForward
 from maxllm.models.moe import MoE
 from maxllm.models.norm import make_norm
@@ -38,6 +39,13 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, Losses]:
         x, _ = self._around("attention", lambda x: (self.attention(x, places, segment_ids, local=local), ()), x)
         return self._around("mlp", lambda x: self.feed_forward(x, segment_ids), x)
+
+    def asked(
+        self, queries: jax.Array, x: jax.Array, places: Places, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
+        """The layer for `queries` that look at `x`, where the attention knows the difference (DeBERTa)."""
+        mixed, _ = self._around("attention", lambda q: (self.attention(x, places, segment_ids, queries=q), ()), queries)
+        return self._around("mlp", self.feed_forward, mixed)[0]
 
     def feed_forward(self, x: jax.Array, segment_ids: jax.Array | None = None) -> tuple[jax.Array, Losses]:
         return self.mlp(x, segment_ids) if isinstance(self.mlp, MoE) else (self.mlp(x), {})
@@ -75,7 +83,16 @@ class Block(nnx.Module):
 
 
 def make_attention(config: ModelConfig, *, backend: str, context: str, rngs: nnx.Rngs) -> nnx.Module:
-    masking = Masking(window=config.window, softcap=config.attention_softcap, scale=config.attention_scale)
+    if config.positions == "disentangled":
+        return DisentangledAttention(
+            config.hidden_size, config.num_heads, config.head_size, config.encoder, std=config.init_std, rngs=rngs
+        )
+    masking = Masking(
+        causal=config.architecture != "encoder",
+        window=config.window,
+        softcap=config.attention_softcap,
+        scale=config.attention_scale,
+    )
     return Attention(
         config.hidden_size,
         config.num_heads,

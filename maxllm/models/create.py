@@ -11,11 +11,14 @@ from jax.sharding import Mesh
 from maxllm.config.compute import ComputeConfig
 from maxllm.config.model import ModelConfig
 from maxllm.models.decoder import Decoder
+from maxllm.models.encoder import Encoder
 from maxllm.parallel.rules import shardings
 
+Model = Decoder | Encoder
 
-def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Decoder:
-    return Decoder(
+
+def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Model:
+    return _class(config)(
         config,
         dtype=compute.dtype,
         remat=compute.remat,
@@ -27,14 +30,20 @@ def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Decod
     )
 
 
+def _class(config: ModelConfig) -> type[Model]:
+    if config.architecture == "encoder":
+        return Encoder
+    return Decoder
+
+
 def abstract(config: ModelConfig, compute: ComputeConfig | None = None) -> tuple[nnx.GraphDef, nnx.State]:
     """The model's structure and its parameters' shapes, with nothing allocated."""
     model = nnx.eval_shape(lambda: _build(config, compute or ComputeConfig(), jax.random.key(0)))
     return nnx.split(model)
 
 
-def create(config: ModelConfig, compute: ComputeConfig, mesh: Mesh, seed: int) -> Decoder:
-    """A freshly initialised Decoder, each parameter made on the devices that hold it.
+def create(config: ModelConfig, compute: ComputeConfig, mesh: Mesh, seed: int) -> Model:
+    """A freshly initialised model, each parameter made on the devices that hold it.
 
     The numbers depend on `seed` and the shapes, not on the mesh.
     """
