@@ -12,13 +12,15 @@ from maxllm.config.compute import ComputeConfig
 from maxllm.config.model import ModelConfig
 from maxllm.models.decoder import Decoder
 from maxllm.models.encoder import Encoder
+from maxllm.models.encoder_decoder import EncoderDecoder
 from maxllm.parallel.rules import shardings
 
-Model = Decoder | Encoder
+Model = Decoder | Encoder | EncoderDecoder
+CLASSES: dict[str, type[Model]] = {"decoder": Decoder, "encoder": Encoder, "encoder_decoder": EncoderDecoder}
 
 
 def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Model:
-    return _class(config)(
+    return CLASSES[config.architecture](
         config,
         dtype=compute.dtype,
         remat=compute.remat,
@@ -28,12 +30,6 @@ def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Model
         context=compute.context,
         rngs=nnx.Rngs(params=key),
     )
-
-
-def _class(config: ModelConfig) -> type[Model]:
-    if config.architecture == "encoder":
-        return Encoder
-    return Decoder
 
 
 def abstract(config: ModelConfig, compute: ComputeConfig | None = None) -> tuple[nnx.GraphDef, nnx.State]:
