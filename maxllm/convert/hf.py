@@ -11,19 +11,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from pydantic import ValidationError
 
-from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
 from maxllm.config.model import ModelConfig
-from maxllm.convert import llama, llama_config
-from maxllm.convert.safetensors_io import TensorFolder, write_folder
-from maxllm.models import Decoder, abstract
+from maxllm.convert import families, weights
+from maxllm.convert.expressible import contradiction
+from maxllm.convert.family import Settings
 from maxllm.parallel.mesh import single_device_mesh
-from maxllm.parallel.rules import shardings
 from maxllm.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -36,6 +33,10 @@ def is_folder(path: str | Path) -> bool:
 
 def load_config(folder: str | Path) -> ModelConfig:
     """The model's shape, from config.json alone. Raises UserError where we cannot compute this model."""
+    return _config_of(read_settings(folder))
+
+
+def read_settings(folder: str | Path) -> Settings:
     path = Path(folder) / CONFIG
     try:
         values = json.loads(path.read_text())
@@ -45,12 +46,25 @@ def load_config(folder: str | Path) -> ModelConfig:
         raise UserError(f"{path} is not JSON; copy or download it again") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; copy or download it again")
-    return llama_config.from_huggingface(values, str(path))
+    return Settings(values, str(path))
+
+
+def _config_of(settings: Settings) -> ModelConfig:
+    family = families.by_model_type(settings)
+    try:
+        return family.from_huggingface(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{settings.where}: {place + ': ' if place else ''}{reason}") from None
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{settings.where}: a setting has a value of a wrong kind ({error})") from None
 
 
 def load(
     folder: str | Path, dtype: str = "float32", *, mesh: Mesh | None = None
-) -> tuple[Decoder, Tokenizer, ModelConfig]:
+) -> tuple[nnx.Module, Tokenizer, ModelConfig]:
     """The model and tokenizer of a Hugging Face folder.
 
     Args:
@@ -64,23 +78,13 @@ def load(
     return load_decoder(folder, dtype, mesh=mesh), tokenizer, config
 
 
-def load_decoder(folder: str | Path, dtype: str = "float32", *, mesh: Mesh | None = None) -> Decoder:
-    """The model alone; arguments and errors as for `load`."""
-    config = load_config(folder)
-    tensors = TensorFolder(folder)
-    structure, parameters = abstract(config, ComputeConfig(dtype=dtype))
-    flat = nnx.to_flat_state(parameters)
-    _check_tensors(tensors, {".".join(path): leaf.shape for path, leaf in flat}, config)
-    layout = dict(nnx.to_flat_state(shardings(parameters, mesh or single_device_mesh())))
-    loaded = []
-    for path, leaf in flat:
-        array = llama.read_parameter(tensors, ".".join(path), leaf.shape, jax.numpy.dtype(dtype))
-        loaded.append((path, leaf.replace(jax.device_put(array, layout[path].get_value()))))
-    return nnx.merge(structure, nnx.from_flat_state(loaded))
+def load_decoder(folder: str | Path, dtype: str = "float32", *, mesh: Mesh | None = None) -> nnx.Module:
+    """The model alone, of whatever architecture; arguments and errors as for `load`."""
+    return weights.load(folder, load_config(folder), dtype, mesh or single_device_mesh())
 
 
 def save(
-    model: Decoder,
+    model: nnx.Module,
     tokenizer: Tokenizer,
     output: str | Path,
     *,
@@ -98,16 +102,14 @@ def save(
     """
     output = check_output(output, overwrite=overwrite)
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
-    config = llama_config.to_huggingface(model.config, dtype=dtype, token_ids=ids)
-    parameters = {".".join(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.split(model)[1])}
+    config = settings_of(model.config) | {f"{name}_token_id": value for name, value in ids.items()}
     partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
     for left_by_a_kill in (partial, old):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        tensors = llama.write_parameters(parameters, jax.numpy.dtype(dtype))
-        write_folder(partial, tensors, max_shard_bytes=max_shard_bytes)
-        _write_json(partial / CONFIG, config)
+        weights.save(model, partial, dtype, max_shard_bytes)
+        _write_json(partial / CONFIG, config | {"torch_dtype": dtype})
         generation = {f"{name}_token_id": value for name, value in ids.items() if value is not None}
         _write_json(partial / "generation_config.json", {"_from_model_config": True, **generation})
         tokenizer.save_huggingface(partial)
@@ -140,25 +142,21 @@ def load_tokenizer(folder: str | Path, config: ModelConfig) -> Tokenizer:
     return tokenizer
 
 
-def _check_tensors(tensors: TensorFolder, shapes: dict[str, tuple[int, ...]], config: ModelConfig) -> None:
-    strange = llama.foreign(tensors, shapes, config)
-    if strange:
-        more = f" and {len(strange) - 1} other tensors" if len(strange) > 1 else ""
+def settings_of(config: ModelConfig) -> dict[str, Any]:
+    """config.json's content, but for dtype and token ids. Raises UserError where it could not say all of `config`."""
+    family = families.by_name(config.family)
+    values = family.to_huggingface(config)
+    try:
+        told = _config_of(Settings(values, f"model.family {family.name}"))
+    except UserError as error:
+        raise UserError(f"{error}; a {family.name} folder of this model would not load") from None
+    name = contradiction(config, told)
+    if name:
         raise UserError(
-            f"{tensors.folder / tensors.index} holds {strange[0]}{more}, which a Llama of this config.json does not "
-            "have; leaving tensors out would change the model, so it was not loaded"
+            f"model.{name}: a {family.name} folder cannot say this, and a model loaded from it would compute "
+            "something else; choose model.family among those that can"
         )
-    if not config.tie_embeddings:
-        return
-    (embedding,) = llama.tensors_of("embed.embedding", shapes["embed.embedding"])
-    (head,) = llama.tensors_of("head.kernel", shapes["embed.embedding"][::-1])
-    if head.name in tensors and not np.array_equal(
-        tensors.read(head.name, head.their_shape), tensors.read(embedding.name, embedding.their_shape)
-    ):
-        raise UserError(
-            f"{tensors.folder / CONFIG}: tie_word_embeddings is true, yet {head.name} differs from {embedding.name}; "
-            "set it to false if the model has a head of its own"
-        )
+    return values
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

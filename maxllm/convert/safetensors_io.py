@@ -11,8 +11,9 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -63,7 +64,8 @@ class TensorFile:
     def names(self) -> list[str]:
         return list(self.entries)
 
-    def read(self, name: str) -> np.ndarray:
+    def check(self, name: str) -> np.dtype:
+        """The tensor's dtype. Raises UserError if it cannot be read."""
         dtype_name, shape, (begin, end) = self.entries[name]
         dtype = DTYPES.get(dtype_name)
         if dtype is None:
@@ -73,15 +75,23 @@ class TensorFile:
             )
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise UserError(f"{self.path}: tensor {name} has a shape that does not match its bytes; the file is broken")
+        return dtype
+
+    def read(self, name: str) -> np.ndarray:
+        dtype = self.check(name)
+        _, shape, (begin, end) = self.entries[name]
         if begin == end:  # nothing to map
             return np.zeros(shape, dtype)
         return np.memmap(self.path, np.uint8, "r", self.start + begin, (end - begin,)).view(dtype).reshape(shape)
 
 
 class TensorFolder:
-    """All tensors of a Hugging Face folder, sharded or not. A mapping name -> array, read when asked for."""
+    """All tensors of a Hugging Face folder, sharded or not. A mapping name -> array, read when asked for.
 
-    def __init__(self, folder: str | Path):
+    `canonical`: what a name of the files is called here.
+    """
+
+    def __init__(self, folder: str | Path, canonical: Callable[[str], str] = lambda name: name):
         folder = Path(folder)
         self.folder = folder
         if (folder / INDEX).is_file():
@@ -97,13 +107,18 @@ class TensorFolder:
             for tensor, name in weight_map.items():
                 if tensor not in files[name].entries:
                     raise UserError(f"{folder / name} lacks tensor {tensor}, which {INDEX} places there")
-            self.files = {tensor: files[name] for tensor, name in weight_map.items()}
+            named = {tensor: files[name] for tensor, name in weight_map.items()}
         elif (folder / SINGLE).is_file():
             self.index = SINGLE
             file = TensorFile(folder / SINGLE)
-            self.files = {tensor: file for tensor in file.names}
+            named = {tensor: file for tensor in file.names}
         else:
             raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}; pickled weights (.bin) are not read")
+        self.files = {canonical(tensor): file for tensor, file in named.items()}
+        self.names = {canonical(tensor): tensor for tensor in named}
+        if len(self.files) < len(named):
+            twice = next(tensor for tensor in named if self.names[canonical(tensor)] != tensor)
+            raise UserError(f"{folder / self.index} holds {twice} and {self.names[canonical(twice)]}, which are one")
 
     def __contains__(self, name: str) -> bool:
         return name in self.files
@@ -111,51 +126,82 @@ class TensorFolder:
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor, in the file's dtype. Raises UserError where it is missing or not of `shape`."""
+    def itemsize(self, name: str) -> int:
+        return self.files[name].check(self.names[name]).itemsize
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises UserError where the tensor is missing, not of `shape` or of a dtype that cannot be read."""
         if name not in self.files:
             raise UserError(f"{self.folder / self.index} has no tensor {name}, which config.json calls for")
-        tensor = self.files[name].read(name)
-        if tensor.shape != shape:
+        file, own = self.files[name], self.names[name]
+        found = file.entries[own][1]
+        if found != shape:
             raise UserError(
-                f"{self.files[name].path}: tensor {name} has shape {list(tensor.shape)}, "
-                f"where config.json calls for {list(shape)}"
+                f"{file.path}: tensor {own} has shape {list(found)}, where config.json calls for {list(shape)}"
             )
-        return tensor
+        file.check(own)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor, in the file's dtype. Raises UserError like `check`."""
+        self.check(name, shape)
+        return self.files[name].read(self.names[name])
 
 
-def write_folder(
-    folder: Path, tensors: Iterable[tuple[str, np.ndarray]], *, max_shard_bytes: int = 5_000_000_000
-) -> None:
-    """Writes `tensors` in their order as one file, or as shards of at most `max_shard_bytes` with an index.
+class Entry(NamedTuple):
+    """A tensor to be written: made when its turn comes."""
 
-    Only one shard is held in memory, so the tensors may be made while they are being written.
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+def entries_of(tensors: Mapping[str, np.ndarray]) -> list[Entry]:
+    """Of arrays that there are already."""
+    return [Entry(name, array.shape, array.dtype, lambda array=array: array) for name, array in tensors.items()]
+
+
+def write_folder(folder: Path, entries: Iterable[Entry], *, max_shard_bytes: int = 5_000_000_000) -> None:
+    """Writes tensors in their order as one file, or as shards of at most `max_shard_bytes` with an index.
+
+    A tensor larger than that is a shard alone. Only one tensor is held in memory at a time.
     """
-    from safetensors.numpy import save_file
-
-    shards: list[list[str]] = []
-    total = 0
-    pending: dict[str, np.ndarray] = {}
-
-    def flush() -> None:
-        if pending:
-            save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-            shards.append(list(pending))
-            pending.clear()
-
-    for name, tensor in tensors:
-        if pending and sum(t.nbytes for t in pending.values()) + tensor.nbytes > max_shard_bytes:
-            flush()
-        pending[name] = np.ascontiguousarray(tensor)
-        total += tensor.nbytes
-    flush()
+    shards: list[list[Entry]] = [[]]
+    for entry in entries:
+        if shards[-1] and sum(map(_size, shards[-1])) + _size(entry) > max_shard_bytes:
+            shards.append([])
+        shards[-1].append(entry)
     if len(shards) == 1:
-        os.replace(folder / "shard-0", folder / SINGLE)
+        _write_file(folder / SINGLE, shards[0])
         return
     weight_map = {}
-    for number, names in enumerate(shards):
-        final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        os.replace(folder / f"shard-{number}", folder / final)
-        weight_map.update(dict.fromkeys(names, final))
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(folder / name, shard)
+        weight_map.update({entry.name: name for entry in shard})
+    total = sum(_size(entry) for shard in shards for entry in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _size(entry: Entry) -> int:
+    return math.prod(entry.shape) * entry.dtype.itemsize
+
+
+def _write_file(path: Path, entries: list[Entry]) -> None:
+    """The package's writer wants all tensors of a file at once; this one asks for each when it has the place."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for entry in entries:
+        begin, end = end, end + _size(entry)
+        header[entry.name] = {"dtype": names[entry.dtype], "shape": list(entry.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that numbers lie at multiples of their size
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for entry in entries:
+            tensor = entry.read()
+            if tensor.shape != entry.shape:
+                raise ValueError(f"{entry.name} is {tensor.shape}, where {entry.shape} was announced")
+            file.write(np.ascontiguousarray(tensor.astype(entry.dtype, copy=False)).view(np.uint8).data)

@@ -9,12 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from maxllm.config.errors import UserError
 from maxllm.config.parallel import MeshConfig
-from maxllm.convert import hf, llama
-from maxllm.convert.safetensors_io import TensorFolder, write_folder
+from maxllm.convert import hf, weights
+from maxllm.convert.safetensors_io import TensorFolder, entries_of, write_folder
 from maxllm.parallel.mesh import make_mesh
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -73,9 +72,8 @@ def test_transformers_4_config_means_the_same(folder: Path):
 @pytest.mark.parametrize("shard", [5_000_000_000, 20_000])
 def test_weights_round_trip_bit_exact(variant: str, shard: int, tmp_path: Path):
     decoder = hf.load_decoder(GOLDEN / variant)
-    parameters = {".".join(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.split(decoder)[1])}
-    dtype = jax.numpy.bfloat16 if "bfloat16" in variant else np.float32
-    write_folder(tmp_path, llama.write_parameters(parameters, dtype), max_shard_bytes=shard)
+    dtype = "bfloat16" if "bfloat16" in variant else "float32"
+    weights.save(decoder, tmp_path, dtype, shard)
     before, after = TensorFolder(GOLDEN / variant), TensorFolder(tmp_path)
     assert set(before) == set(after)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == 20_000)
@@ -88,7 +86,7 @@ def test_the_package_reads_what_we_write(tmp_path: Path):
     from safetensors.numpy import load_file
 
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.zeros((0, 2), np.float16)}
-    write_folder(tmp_path, arrays.items())
+    write_folder(tmp_path, entries_of(arrays))
     loaded = load_file(tmp_path / "model.safetensors")
     assert all(np.array_equal(loaded[name], array) for name, array in arrays.items())
     assert all(np.array_equal(TensorFolder(tmp_path).read(n, a.shape), a) for n, a in arrays.items())
@@ -99,9 +97,9 @@ def test_a_tied_head_written_twice_is_accepted_and_a_different_one_refused(tmp_p
     tensors = {name: source.files[name].read(name) for name in source}
     shutil.copy(GOLDEN / "tied_mha" / "config.json", tmp_path)
     head = tensors["model.embed_tokens.weight"]
-    write_folder(tmp_path, {**tensors, "lm_head.weight": head}.items())
+    write_folder(tmp_path, entries_of({**tensors, "lm_head.weight": head}))
     hf.load_decoder(tmp_path)
-    write_folder(tmp_path, {**tensors, "lm_head.weight": head + 1}.items())
+    write_folder(tmp_path, entries_of({**tensors, "lm_head.weight": head + 1}))
     with pytest.raises(UserError, match="lm_head.weight differs"):
         hf.load_decoder(tmp_path)
 
@@ -114,15 +112,16 @@ def test_a_tied_head_written_twice_is_accepted_and_a_different_one_refused(tmp_p
         (dict(num_hidden_layers=None), "num_hidden_layers missing"),
         (dict(num_hidden_layers=3), "no tensor model.layers.2"),
         (dict(num_hidden_layers=1), "model.layers.1"),
-        (dict(intermediate_size=64), r"shape \[32, 48\], where config.json calls for \[32, 64\]"),
+        (dict(intermediate_size=64), r"shape \[48, 32\], where config.json calls for \[64, 32\]"),
         (dict(num_key_value_heads=3), "num_heads 4 is not divisible by num_kv_heads 3"),
         (dict(vocab_size="many"), "vocab_size"),
-        (dict(attention_bias=True), "attention_bias"),
-        (dict(hidden_act="gelu"), "hidden_act 'gelu'"),
+        (dict(attention_bias=True), "no tensor model.layers.0.self_attn.q_proj.bias"),
+        (dict(hidden_act="mish"), "hidden_act 'mish'"),
         (dict(quantization_config={"bits": 4}), "quantized"),
-        (dict(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "rope_scaling of type 'llama3'"),
-        (dict(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling of type 'linear'"),
-        (dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope_parameters of type 'yarn'"),
+        (dict(rope_scaling={"rope_type": "longrope", "factor": 8.0}), "of type 'longrope'"),
+        (dict(rope_scaling={"type": "linear", "factor": 2.0, "turns": 3}), "turns 3"),
+        (dict(rope_scaling={"type": "linear", "factor": 0.5}), "rope_scaling.factor|factor: "),
+        (dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
         (dict(rope_theta=5e5), "which is meant"),
     ],
 )

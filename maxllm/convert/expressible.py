@@ -1,0 +1,54 @@
+"""Whether a folder's config.json said all that a model computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maxllm.config.model import ModelConfig
+
+# How a model is trained: nothing that a loaded model computes depends on it.
+TRAINING = {
+    "init_std",
+    "capacity_factor",
+    "routing.balance_loss",
+    "routing.z_loss",
+    "routing.bias_rate",
+    "encoder.generator_factor",
+    "encoder.discriminator_weight",
+}
+
+
+def contradiction(config: ModelConfig, told: ModelConfig) -> str | None:
+    """The first setting of `config` that matters and that `told`, made of a folder, has otherwise: "name value"."""
+    meant, said = computed(config), computed(told)
+    for name, value in meant.items():
+        if said.get(name) != value:
+            return f"{name} {value}"
+    return None
+
+
+def computed(config: ModelConfig) -> dict[str, Any]:
+    """What a model of this config computes, by dotted name; settings that say nothing there are left out."""
+    values = config.model_dump()
+    values["head_dim"] = config.head_size
+    if config.positions != "rope":
+        for name in ("rope_theta", "rope_local_theta", "rope_scaling"):
+            values.pop(name)
+    if not config.num_experts:
+        for name in ("experts_per_token", "routing"):
+            values.pop(name)
+    elif config.routing.expert_size is None:
+        values["routing"]["expert_size"] = config.intermediate_size
+    if config.routing.groups == 1 and "routing" in values:
+        values["routing"].pop("groups_per_token")
+    for part in ("encoder", "encoder_decoder"):
+        if config.architecture != part:
+            values.pop(part)
+    return {name: value for name, value in _flat(values) if name not in TRAINING}
+
+
+def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in values.items():
+        found += _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(before + name, value)]
+    return found

@@ -1,0 +1,31 @@
+"""The table of families: by config.json's `model_type`, and by our `model.family`."""
+
+from __future__ import annotations
+
+from maxllm.config.errors import UserError
+from maxllm.convert.families import gpt2, llama
+from maxllm.convert.family import Family, Settings
+
+FAMILIES: tuple[Family, ...] = (
+    gpt2.FAMILY,
+    llama.FAMILY,
+)
+
+
+def by_model_type(settings: Settings) -> Family:
+    """The family of a config.json. Raises UserError for one that we do not have."""
+    model_type = settings.get("model_type")
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    raise UserError(f"{settings.where}: model_type {model_type!r} is not supported; supported: {supported}")
+
+
+def by_name(name: str) -> Family:
+    """The family of `model.family`. Raises UserError for one that has no Hugging Face layout here."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    supported = ", ".join(family.name for family in FAMILIES)
+    raise UserError(f"model.family {name} has no Hugging Face folders here; those that have: {supported}")
