@@ -99,6 +99,11 @@ class ModelConfig(Section):
         return self.head_dim or self.hidden_size // self.num_heads
 
     @property
+    def rotary_size(self) -> int:
+        """Of a head, the dimensions that positions turn."""
+        return self.latent_attention.rope_dim if self.latent_attention else self.head_size
+
+    @property
     def windows(self) -> tuple[bool, ...]:
         """Whether each layer has the window, for the layers that repeat: layer i is like layer i % len."""
         if self.window is None:
@@ -125,8 +130,10 @@ class ModelConfig(Section):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; set head_dim"
             )
-        if self.positions == "rope" and self.head_size % 2:
-            raise ValueError(f"head_dim {self.head_size} is odd; rotary positions need pairs")
+        if self.positions == "rope" and self.rotary_size % 2:
+            raise ValueError(f"head_dim {self.rotary_size} is odd; rotary positions need pairs")
+        if self.latent_attention and (why := self._not_latent()):
+            raise ValueError(why)
         if 0 < self.num_experts < self.experts_per_token:
             raise ValueError(f"experts_per_token {self.experts_per_token} of only {self.num_experts} num_experts")
         if self.num_experts and (why := self.routing.refusal(self.num_experts, self.experts_per_token)):
@@ -139,7 +146,40 @@ class ModelConfig(Section):
             raise ValueError(f"global_every {self.global_every} without a window; set window")
         if self.architecture == "encoder" and (why := self._no_encoder()):
             raise ValueError(why)
+        if self.architecture == "decoder" and (why := self._no_decoder()):
+            raise ValueError(why)
         return self
+
+    def _not_latent(self) -> str | None:
+        """What latent attention does not compute (maxllm/models/latent_attention.py)."""
+        others = {
+            "window": self.window,
+            "attention_softcap": self.attention_softcap,
+            "query_key_norm": self.query_key_norm,
+            "dual_chunk": self.dual_chunk,
+            "biases": set(self.biases) - {"mlp"},
+            "positions": self.positions not in ("rope", "none"),
+        }
+        first = next((name for name, asked in others.items() if asked), None)
+        return first and f"{first} does not go with latent_attention; leave it at its default"
+
+    def _no_decoder(self) -> str | None:
+        """Why this is not a decoder whose positions we compute (maxllm/models/decoder.py)."""
+        if self.positions in ("relative", "disentangled"):
+            return f"positions {self.positions}: a decoder alone has rope, learned, sinusoidal, alibi or none"
+        if self.positions == "sinusoidal" and self.hidden_size % 2:
+            return f"hidden_size {self.hidden_size} is odd; sinusoidal positions need pairs"
+        if self.positions != "rope":
+            for name in ("rope_scaling", "dual_chunk", "latent_attention"):
+                if getattr(self, name):
+                    return f"{name}: it is of rotary positions; set positions to rope, not {self.positions}"
+        if not self.dual_chunk:
+            return None
+        if self.window is not None or self.latent_attention:
+            return f"dual_chunk does not go with {'latent_attention' if self.latent_attention else 'a window'}"
+        if self.rope_scaling and self.rope_scaling.kind == "dynamic":
+            return "dual_chunk: no position of it is beyond the original ones; rope_scaling.kind cannot be dynamic"
+        return None
 
     def _no_encoder(self) -> str | None:
         """Why this is not an encoder that we compute (maxllm/models/encoder.py)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,11 @@ from flax import nnx
 
 from maxllm.config.model import ModelConfig
 from maxllm.kernels.masking import Masking
+from maxllm.models.alibi import AlibiAttention
 from maxllm.models.attention import Attention, Places
 from maxllm.models.disentangled_attention import DisentangledAttention
+from maxllm.models.dual_chunk import DualChunkAttention
+from maxllm.models.latent_attention import LatentAttention, score_scale
 from maxllm.models.mlp import FeedForward
 from maxllm.models.moe import MoE
 from maxllm.models.norm import make_norm
@@ -87,13 +91,22 @@ def make_attention(config: ModelConfig, *, backend: str, context: str, rngs: nnx
         return DisentangledAttention(
             config.hidden_size, config.num_heads, config.head_size, config.encoder, std=config.init_std, rngs=rngs
         )
+    if latent := config.latent_attention:
+        scale = config.attention_scale or score_scale(latent, config.rope_scaling)
+        options = {"backend": backend, "context": context, "scale": scale, "std": config.init_std}
+        return LatentAttention(config.hidden_size, config.num_heads, latent, **options, rngs=rngs)
     masking = Masking(
         causal=config.architecture != "encoder",
         window=config.window,
         softcap=config.attention_softcap,
         scale=config.attention_scale,
     )
-    return Attention(
+    kind: Callable[..., Attention] = Attention
+    if config.positions == "alibi":
+        kind = AlibiAttention
+    if config.dual_chunk:
+        kind = functools.partial(DualChunkAttention, chunk=config.dual_chunk.chunk)
+    return kind(
         config.hidden_size,
         config.num_heads,
         config.num_kv_heads,

@@ -18,8 +18,10 @@ from flax import nnx
 from maxllm.config.model import ModelConfig
 from maxllm.models.attention import Places
 from maxllm.models.block import Block, Losses
+from maxllm.models.dual_chunk import chunk_rotation
 from maxllm.models.linear import Embedding, Linear
 from maxllm.models.norm import make_norm
+from maxllm.models.positions import sinusoidal
 from maxllm.models.remat import rematerialised
 from maxllm.models.rope import rotation
 from maxllm.models.turns import scan_in_turns
@@ -100,7 +102,9 @@ class Decoder(nnx.Module):
         config = self.config
         if config.positions != "rope":
             return Places(positions)
-        turned = functools.partial(rotation, positions, config.head_size)
+        if config.dual_chunk:
+            return Places(positions, chunk_rotation(positions, config))
+        turned = functools.partial(rotation, positions, config.rotary_size, max_positions=config.max_positions)
         whole = turned(config.rope_theta, config.rope_scaling)
         local = whole if config.rope_local_theta is None else turned(config.rope_local_theta, None)
         return Places(positions, whole, local)
@@ -118,6 +122,8 @@ class Decoder(nnx.Module):
             x = x * jnp.asarray(self.config.embedding_scale, self.dtype)
         if self.config.positions == "learned":
             x = x + self.position(positions, self.dtype)
+        if self.config.positions == "sinusoidal":
+            x = x + sinusoidal(positions, self.config.hidden_size).astype(self.dtype)
         return x
 
     def final_norm(self, x: jax.Array) -> jax.Array:
