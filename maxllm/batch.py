@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     domains: Array | None = None  # int32 `[batch, 1]`: which source a row is from, in the order of their names
     types: Array | None = None  # int32: BERT's token types
     labels: Array | None = None  # int32 `[batch, length]`: a class for each token, or for each segment at its first one
+    prefix: Array | None = None  # int32 `[batch, length]`: 1 in a segment's beginning that all of the segment sees
     noise: Array | None = None  # int32 `[batch, 1]`: a seed of each row, for objectives that draw on the device
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -69,10 +69,34 @@ class DataConfig(Section):
         return self
 
 
+OBJECTIVES = {  # of each architecture; the first is what it learns when none is named
+    "decoder": ("causal_lm", "prefix_lm", "fill_in_the_middle", "doremi"),
+    "encoder": ("masked_lm", "replaced_token"),
+    "encoder_decoder": ("span_corruption", "denoising", "ul2"),
+}
+
+
 class ObjectiveConfig(Section):
     """What is minimised. `doremi` looks for a mixture on the way, and writes it to mixture.yml in the run directory."""
 
-    name: Literal["causal_lm", "doremi"] = "causal_lm"
+    name: Literal[
+        "causal_lm",
+        "prefix_lm",
+        "fill_in_the_middle",
+        "masked_lm",
+        "replaced_token",
+        "span_corruption",
+        "denoising",
+        "ul2",
+        "doremi",
+    ] = "causal_lm"
+    rate: float | None = Field(
+        None, gt=0, lt=1, description="share of tokens damaged (fill_in_the_middle: of segments); the paper's if absent"
+    )
+    span: float | None = Field(
+        None, ge=1, description="span_corruption, denoising: mean length of a damaged span; 3 if absent"
+    )
+    next_sentence: bool = Field(False, description="masked_lm: segments are pairs, and BERT's second term is learned")
     reference: str | None = Field(None, description="doremi: a run or checkpoint trained on the baseline mixture")
     step_size: float = Field(1.0, gt=0, description="doremi: of the weights' exponentiated ascent (eta)")
     smoothing: float = Field(1e-3, ge=0, lt=1, description="doremi: share of the uniform mixture in every update (c)")
@@ -137,6 +161,35 @@ class TrainConfig(Section):
     compute: ComputeConfig = ComputeConfig()
     train: LoopConfig = LoopConfig()
     mesh_rules: list[MeshRule] = Field(default_factory=list, description="the first that matches the devices applies")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective_of_the_architecture(cls, tree: Any) -> Any:
+        """Without `objective.name` a model learns what its architecture is for."""
+        if isinstance(tree, dict) and isinstance(tree.get("model"), dict):
+            names = OBJECTIVES.get(tree["model"].get("architecture", "decoder"))
+            objective = tree.get("objective") or {}
+            if names and isinstance(objective, dict):
+                return {**tree, "objective": {"name": names[0], **objective}}
+        return tree
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> TrainConfig:
+        name, architecture = self.objective.name, self.model.architecture
+        if name not in OBJECTIVES[architecture]:
+            raise ValueError(
+                f"objective.name {name} is not for model.architecture {architecture}; "
+                f"choose {', '.join(OBJECTIVES[architecture])}"
+            )
+        if name not in ("causal_lm", "fill_in_the_middle", "doremi") and self.mesh.stage != 1:
+            raise ValueError(f"objective.name {name} has no pipeline; use mesh.stage=1")
+        if name == "prefix_lm" and self.mesh.context != 1:
+            raise ValueError("objective.name prefix_lm cannot be spread over mesh.context; use mesh.context=1")
+        if self.objective.next_sentence and name != "masked_lm":
+            raise ValueError(f"objective.next_sentence goes with objective.name masked_lm, not with {name}")
+        if self.objective.next_sentence and not (self.model.encoder.pooler and self.model.encoder.type_vocab_size > 1):
+            raise ValueError("objective.next_sentence needs model.encoder.pooler=true and .type_vocab_size=2")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

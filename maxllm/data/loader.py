@@ -10,15 +10,18 @@ With `data.phases` each phase is such a stream, whose sources go on where the ph
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 
 import numpy as np
 
-from maxllm.batch import Batch, empty_batch
+from maxllm.batch import Batch, EncoderDecoderBatch, empty_batch
 from maxllm.config.errors import UserError
 from maxllm.config.train import DataConfig, SourceConfig
+from maxllm.data.corruption import Corruption
 from maxllm.data.dataset import Dataset, is_dataset
+from maxllm.data.draws import Draw, generator
 from maxllm.data.mixture import shuffled
 from maxllm.data.packing import PackedSource
 from maxllm.data.phases import Curriculum, Phase, resolve
@@ -32,6 +35,7 @@ class Loader:
     host_index, host_count: which contiguous part of every batch's rows this process makes.
     split: `train` or `held_out`. The latter knows no phases, and leaves out sources without a held-out document.
     steps: of the whole run, for phases that end at a share of it.
+    corruption: what becomes of the packed rows; None: next tokens are learned from them as they are.
     """
 
     def __init__(
@@ -43,11 +47,12 @@ class Loader:
         host_count: int = 1,
         split: str = "train",
         steps: int | None = None,
+        corruption: Corruption | None = None,
     ) -> None:
         if config.batch_size % host_count:
             raise UserError(f"data.batch_size {config.batch_size} is not divisible by the {host_count} hosts")
         check_present(config)
-        self._config, self._split = config, split
+        self._config, self._split, self._corruption = config, split, corruption
         self._host_index, self._host_count = host_index, host_count
         phases = resolve(config if split == "train" else config.model_copy(update={"phases": []}), steps)
         opened = {
@@ -84,8 +89,36 @@ class Loader:
         rows = self._curriculum.rows_before(k).tolist()
         return {name: n / len(source) for name, n, source in zip(self.names, rows, self._sources, strict=True)}
 
-    def batch(self, k: int) -> Batch:
+    def batch(self, k: int) -> Batch | EncoderDecoderBatch:
         """This host's rows of batch k, counted from 0: NumPy arrays `[its phase's batch_size / host_count, length]`."""
+        batch, places = self._packed(k)
+        if self._corruption is None:
+            return batch
+        draws = [
+            Draw(
+                generator(self._config.seed, self._split, k, number),
+                functools.partial(self._other_row, source, row, part, batch.tokens.shape[1]),
+            )
+            for number, source, row, part in places
+        ]
+        return self._corruption(batch, draws)
+
+    def _other_row(self, source: int, row: int, part: int, length: int, random: np.random.Generator) -> Batch:
+        """One row of the same source, drawn by `random`, of other documents if ten draws find such a one (as BERT)."""
+        rows, parts = self._sources[source], self._config.sequence_length // length
+        own = rows.row(row, part, parts)
+        for _ in range(10):
+            drawn = int(random.integers(len(rows)))
+            theirs = rows.row(drawn, part, parts)
+            shared = theirs.shard == own.shard and np.isin(theirs.pieces["record"], own.pieces["record"]).any()
+            if len(theirs.pieces) and not shared:
+                break
+        batch = empty_batch(1, length)
+        rows.fill(batch, [0], [drawn if len(theirs.pieces) else row], [part])
+        return batch
+
+    def _packed(self, k: int) -> tuple[Batch, list[tuple[int, ...]]]:
+        """Rows as they were packed; and of each its number in the global batch, its source, its row and part there."""
         phase = self.phase(k)
         host_rows = np.arange(phase.batch_size).reshape(self._host_count, -1)[self._host_index]
         sources, rows, parts = self._locate(k, host_rows)
@@ -94,7 +127,7 @@ class Loader:
             places = np.flatnonzero(sources == number)
             if len(places):
                 source.fill(batch, places.tolist(), rows[places].tolist(), parts[places].tolist())
-        return batch
+        return batch, list(zip(*(x.tolist() for x in (host_rows, sources, rows, parts)), strict=True))
 
     def document_ids(self, k: int) -> list[str]:
         """Ids of the documents in batch k, on all hosts, in order, each once."""
@@ -106,7 +139,7 @@ class Loader:
         ]
         return list(dict.fromkeys(ids))
 
-    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0) -> Iterator[Batch | EncoderDecoderBatch]:
         """Batches from `start_step` on, without end, made ahead by a thread or by `config.workers` processes."""
         import grain
 
