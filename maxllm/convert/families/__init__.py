@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from maxllm.config.errors import UserError
-from maxllm.convert.families import gpt2, llama
+from maxllm.convert.families import bert, deberta, deberta_v2, electra, gpt2, llama, roberta
 from maxllm.convert.family import Family, Settings
 
 FAMILIES: tuple[Family, ...] = (
+    bert.FAMILY,
+    deberta.FAMILY,
+    deberta_v2.FAMILY,
+    electra.FAMILY,
     gpt2.FAMILY,
     llama.FAMILY,
+    roberta.FAMILY,
 )
 
 
