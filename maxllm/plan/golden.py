@@ -52,7 +52,7 @@ CASES = {
     "llama3.1-8b-v5e-256": Case("v5e-256", "models/llama3.1-8b", (*_8B, "data.batch_size=256"), 100),
     "llama3.1-8b-h100x8": Case("h100x8", "models/llama3.1-8b", (*_8B, "data.batch_size=8"), 60),
     "mixtral-v5p-128": Case("v5p-128", "models/mixtral-8x7b", (*_8B, "data.batch_size=64", "mesh.expert=8"), 100),
-    "64-gpu-h100x8x8": Case("h100x8x8", "mesh/64-gpu", (*_8B, "base=models/llama3.1-8b", "data.batch_size=64"), 100),
+    "64-gpu-h100x8x8": Case("h100x8x8", "mesh/64-gpu", (*_8B, "base=models/llama3.1-8b", "data.batch_size=256"), 100),
 }
 
 
