@@ -170,13 +170,13 @@ class ModelConfig(Section):
         if self.positions == "sinusoidal" and self.hidden_size % 2:
             return f"hidden_size {self.hidden_size} is odd; sinusoidal positions need pairs"
         if self.positions != "rope":
-            for name in ("rope_scaling", "dual_chunk", "latent_attention"):
+            for name in ("rope_scaling", "dual_chunk"):
                 if getattr(self, name):
                     return f"{name}: it is of rotary positions; set positions to rope, not {self.positions}"
         if not self.dual_chunk:
             return None
-        if self.window is not None or self.latent_attention:
-            return f"dual_chunk does not go with {'latent_attention' if self.latent_attention else 'a window'}"
+        if self.window is not None:
+            return "dual_chunk does not go with a window"
         if self.rope_scaling and self.rope_scaling.kind == "dynamic":
             return "dual_chunk: no position of it is beyond the original ones; rope_scaling.kind cannot be dynamic"
         return None

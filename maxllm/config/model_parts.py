@@ -41,6 +41,12 @@ class DualChunkConfig(Section):
     chunk: PositiveInt = Field(8192, description="positions of a chunk, `s` of the paper")
     local: PositiveInt = Field(1024, description="positions that keep their distance across a chunk's end, `w`")
 
+    @model_validator(mode="after")
+    def _shorter(self) -> DualChunkConfig:
+        if self.local >= self.chunk:
+            raise ValueError(f"local {self.local} is not below chunk {self.chunk}")
+        return self
+
 
 class LatentAttentionConfig(Section):
     """Multi-head latent attention (DeepSeek-AI 2024, section 2.1): keys and values from one small vector a token."""

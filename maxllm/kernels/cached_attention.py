@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,10 +32,15 @@ def attend_to_cache(
     scores = capped(scores * masking.scale_for(head_dim), masking)
     if bias is not None:
         scores += bias.reshape(bias.shape[0], kv_heads, heads // kv_heads, *bias.shape[2:])
-    index, at = jnp.arange(keys.shape[2]), positions[:, None, None, :, None]
+    return mix_cached(scores, values, positions, masking, query.dtype)
+
+
+def mix_cached(scores: jax.Array, values: jax.Array, positions: jax.Array, masking: Masking, dtype: Any) -> jax.Array:
+    """What `attend_to_cache` returns, from float32 scores `[batch, kv_heads, group, t, max_length]`."""
+    index, at = jnp.arange(values.shape[2]), positions[:, None, None, :, None]
     allowed = index <= at
     if masking.window is not None:
         allowed &= index > at - masking.window
     weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED), axis=-1)
-    mixed = jnp.einsum("bkgqs,bksd->bqkgd", weights.astype(query.dtype), values.astype(query.dtype))
-    return mixed.reshape(batch, length, heads, values.shape[-1])
+    mixed = jnp.einsum("bkgqs,bksd->bqkgd", weights.astype(dtype), values.astype(dtype))
+    return mixed.reshape(*positions.shape, -1, values.shape[-1])

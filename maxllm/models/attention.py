@@ -74,17 +74,34 @@ class Attention(nnx.Module):
         if self.normed:
             query, key = self.query_norm(query), self.key_norm(key)
         if by is not None:
-            query, key = rotate(query, by), rotate(key, by)
+            query, key = self.turn(query, key, by)
         query = constrain(query, "batch", "length", "heads", None)
         key = constrain(key, "batch", "length", "kv_heads", None)
         value = constrain(self.value(x), "batch", "length", "kv_heads", None)
         return checkpoint_name(query, "query"), checkpoint_name(key, "key"), checkpoint_name(value, "value")
 
+    def turn(self, query: jax.Array, key: jax.Array, by: Rotation) -> tuple[jax.Array, jax.Array]:
+        return rotate(query, by), rotate(key, by)
+
     def __call__(
         self, x: jax.Array, places: Places, segment_ids: jax.Array | None = None, *, local: bool = False
     ) -> jax.Array:
-        query, key, value = self.project(x, places.turned(local))
-        mixed = attention(
+        mixed = self.mixed(*self.project(x, places.turned(local)), places, segment_ids, local)
+        # What the backward pass needs of it has a name already, in the kernel's own layout.
+        mixed = constrain(mixed, "batch", "length", "heads", None)
+        return checkpoint_name(self.output(mixed), "attention_output")
+
+    def mixed(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        places: Places,
+        segment_ids: jax.Array | None,
+        local: bool,
+    ) -> jax.Array:
+        """What each head of each token has collected of the values, `[batch, length, heads, head_dim]`."""
+        return attention(
             query,
             key,
             value,
@@ -93,9 +110,6 @@ class Attention(nnx.Module):
             backend=self.backend,
             context=self.context,
         )
-        # What the backward pass needs of it has a name already, in the kernel's own layout.
-        mixed = constrain(mixed, "batch", "length", "heads", None)
-        return checkpoint_name(self.output(mixed), "attention_output")
 
     def extend(
         self,
@@ -117,8 +131,13 @@ class Attention(nnx.Module):
         keys = write(keys, key, layer, places.positions)
         values = write(values, value, layer, places.positions)
         own = (read(part, layer, x.shape[0], window) for part in (keys, values))
-        mixed = attend_to_cache(query, *own, places.positions, self._masking(local))
-        return self.output(mixed), keys, values
+        return self.output(self.mixed_cached(query, *own, places, local)), keys, values
+
+    def mixed_cached(
+        self, query: jax.Array, keys: jax.Array, values: jax.Array, places: Places, local: bool
+    ) -> jax.Array:
+        """As `mixed`, of one layer's cache `[batch, kv_heads, window, head_dim]`."""
+        return attend_to_cache(query, keys, values, places.positions, self._masking(local))
 
     def _masking(self, local: bool) -> Masking:
         return self.masking if local else self.masking._replace(window=None)

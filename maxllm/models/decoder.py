@@ -22,6 +22,7 @@ from maxllm.models.dual_chunk import chunk_rotation
 from maxllm.models.linear import Embedding, Linear
 from maxllm.models.norm import make_norm
 from maxllm.models.positions import sinusoidal
+from maxllm.models.prediction import PredictionLayer
 from maxllm.models.remat import rematerialised
 from maxllm.models.rope import rotation
 from maxllm.models.turns import scan_in_turns
@@ -73,6 +74,9 @@ class Decoder(nnx.Module):
             self.leading = stacked(functools.partial(block, dense=True), config.leading_layers, rngs)
         dense = config.num_experts == 0
         self.layers = stacked(functools.partial(block, dense=dense), config.num_layers - config.leading_layers, rngs)
+        if config.prediction_layers:
+            layer = functools.partial(PredictionLayer, config, attention=attention, context=context)
+            self.prediction = stacked(layer, config.prediction_layers, rngs)
         if config.norm_placement != "post":
             self.norm = make_norm(config.norm, config.hidden_size, eps=config.norm_eps)
         if not config.tie_embeddings:

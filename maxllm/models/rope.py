@@ -114,12 +114,5 @@ def attention_factor(scaling: RopeScalingConfig | None) -> float:
     return _mscale(scaling.factor)
 
 
-def score_factor(scaling: RopeScalingConfig | None) -> float:
-    """What DeepSeek's latent attention multiplies all scores by, also those of dimensions that do not turn."""
-    if scaling is None or scaling.kind != "yarn" or not scaling.mscale_all_dim:
-        return 1.0
-    return _mscale(scaling.factor, scaling.mscale_all_dim) ** 2
-
-
 def _mscale(factor: float, coefficient: float = 1.0) -> float:
     return 0.1 * coefficient * math.log(factor) + 1.0

@@ -133,6 +133,12 @@ def check_layout(
             raise UserError(
                 f"{setting} {size} is not divisible by {product} = {parts}; choose {product} among its divisors"
             )
+    if sizes["context"] > 1 and (model.dual_chunk or model.positions in ("alibi", "relative", "disentangled")):
+        setting = "model.dual_chunk" if model.dual_chunk else f"model.positions {model.positions}"
+        raise UserError(
+            f"{setting}: its scores cannot be computed of rows spread over mesh.context = {sizes['context']}; use "
+            "mesh.context=1"
+        )
     if length is not None and sizes["context"] > 1 and length % (2 * sizes["context"]):
         raise UserError(
             f"data.sequence_length {length} is not divisible by 2 x mesh.context = {2 * sizes['context']}; every "

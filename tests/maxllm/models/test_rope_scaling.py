@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from maxllm.config.model_parts import RopeScalingConfig
-from maxllm.models.rope import attention_factor, frequencies, rotate, rotation, score_factor
+from maxllm.models.rope import attention_factor, frequencies, rotate, rotation
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "rope.json").read_text())
 
@@ -76,13 +76,6 @@ def test_the_attention_factor_multiplies_scores_by_its_square():
     x = np.ones((1, 1, 1, 8), np.float32)
     turned = rotate(x, rotation(jnp.array([[3]]), 8, 10000.0, scaling))
     assert float((turned**2).sum()) == pytest.approx(8 * 1.25**2)
-
-
-def test_deepseeks_scores_have_a_factor_of_their_own():
-    assert score_factor(None) == 1.0
-    deepseek = RopeScalingConfig(kind="yarn", factor=40.0, original_positions=4096, mscale=1.0, mscale_all_dim=1.0)
-    assert attention_factor(deepseek) == 1.0
-    assert score_factor(deepseek) == pytest.approx((0.1 * math.log(40) + 1) ** 2)
 
 
 def test_frequency_factors_that_leave_no_ramp_are_refused():
