@@ -25,7 +25,7 @@ from maxllm.kernels.attention_mapped import mapped
 from maxllm.kernels.attention_mosaic import mosaic
 from maxllm.kernels.attention_reference import reference
 from maxllm.kernels.attention_splash import splash
-from maxllm.kernels.masking import Masking
+from maxllm.kernels.masking import Masking, with_prefix
 from maxllm.parallel import target
 
 logger = logging.getLogger("maxllm.kernels.attention")
@@ -115,6 +115,8 @@ def disagreement(run: Function, asked: Asked, length: int = 512, tolerance: floa
     arrays = [jnp.asarray(random.normal(size=(2, length, n, shape[3])), asked.dtype) for n in heads]
     lengths = np.array([[3, 100, length - 160, 57], [length - 1, 1, 0, 0]])
     ids = jnp.asarray([np.repeat(np.arange(4), row) for row in lengths], jnp.int32) if asked.segments else None
+    if asked.masking.prefix:
+        ids = with_prefix(ids + 1, jnp.broadcast_to(jnp.arange(length) % 256 < 130, ids.shape))
 
     def values(run: Function, *arrays: jax.Array) -> tuple[jax.Array, ...]:
         output, pull = jax.vjp(lambda *x: run(*x, ids, asked.masking), *arrays[:3])
@@ -135,6 +137,8 @@ def disagreement(run: Function, asked: Asked, length: int = 512, tolerance: floa
 
 
 def _splash_refuses(asked: Asked) -> str | None:
+    if asked.masking.prefix:
+        return "it has no prefix that is seen both ways"
     return None if asked.platform == "tpu" else f"it is a kernel for TPUs, and this is {asked.kind}"
 
 
@@ -146,6 +150,8 @@ def _cudnn_refuses(asked: Asked) -> str | None:
         return f"it has no {asked.dtype}"
     if asked.masking.softcap is not None:
         return "it has no soft cap"
+    if asked.masking.prefix:
+        return "it has no prefix that is seen both ways"
     if asked.masking.window is not None and not asked.masking.causal:
         return "its windows are causal"
     if asked.head_dim % 8 or asked.head_dim > most:

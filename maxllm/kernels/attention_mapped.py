@@ -54,7 +54,7 @@ def _spans(rows: int, length: int, masking: Masking) -> list[tuple[slice, slice]
     spans = []
     for begin in range(0, length, block):
         end = min(begin + block, length)
-        after = 0 if masking.causal else reach
+        after = 0 if masking.causal and not masking.prefix else reach
         keys = slice(max(begin - reach, 0), min(end + after, length))
         spans.append((slice(begin * group, end * group), keys))
     return spans

@@ -50,7 +50,11 @@ def _asked(kernel, masking: Masking, query: jax.Array, key: jax.Array, value: ja
     from tokamax._src.ops.attention.base import Mask
 
     # Said to be causal rather than by each row's last key: blocks after the diagonal are then known when compiling.
-    mask = Mask(k_start=first, is_causal=True) if masking.causal else Mask(k_start=first, k_end=last + 1)
+    mask = (
+        Mask(k_start=first, is_causal=True)
+        if masking.causal and not masking.prefix
+        else Mask(k_start=first, k_end=last + 1)
+    )
     return kernel.bind(
         query,
         key,

@@ -15,19 +15,27 @@ class Masking(NamedTuple):
 
     `causal`: a query sees no key after its own place. `window`: it sees itself and the `window - 1` keys before it
     (and, without `causal`, as many after it). `softcap` c: scores become c · tanh(score / c) before anything is
-    masked (Gemma 2, Gemma Team 2024). `scale` of the scores: 1 / sqrt(head_dim) when None.
+    masked (Gemma 2, Gemma Team 2024). `scale` of the scores: 1 / sqrt(head_dim) when None. `prefix`: where segment ids
+    come negative (`with_prefix`), all of the segment sees, causal or not (Raffel et al. 2020, section 3.2.1).
     """
 
     causal: bool = True
     window: int | None = None
     softcap: float | None = None
     scale: float | None = None
+    prefix: bool = False
 
     def scale_for(self, head_dim: int) -> float:
         return head_dim**-0.5 if self.scale is None else self.scale
 
 
 CAUSAL = Masking()
+
+
+def with_prefix(segment_ids: jax.Array | None, prefix: jax.Array) -> jax.Array:
+    """Segment ids that say where each segment's prefix is: negative where `prefix` `[batch, length]` is not 0."""
+    ids = jnp.ones_like(prefix) if segment_ids is None else segment_ids
+    return jnp.where(prefix != 0, -ids, ids)
 
 
 def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
@@ -55,8 +63,11 @@ def visible_range(
     row: so blocks of keys that a block of queries does not see are known from its first and its last query.
     """
     index = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape[:2])
-    first = segment_starts(segment_ids, shape)
-    last = index if masking.causal else segment_ends(segment_ids, shape)
+    whole = jnp.abs(segment_ids) if masking.prefix else segment_ids
+    first = segment_starts(whole, shape)
+    last = index if masking.causal else segment_ends(whole, shape)
+    if masking.prefix:
+        last = jnp.where(segment_ids < 0, jnp.maximum(last, segment_ends(segment_ids, shape)), last)
     if masking.window is not None:
         first = jnp.maximum(first, index - (masking.window - 1))
         last = jnp.minimum(last, index + (masking.window - 1))
