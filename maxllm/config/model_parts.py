@@ -79,11 +79,6 @@ class RoutingConfig(Section):
     def biased(self) -> bool:
         return self.bias or self.bias_rate > 0
 
-    @property
-    def learns(self) -> bool:
-        """Whether anything but the model's own loss moves the routers."""
-        return max(self.balance_loss, self.z_loss, self.bias_rate) > 0
-
     def refusal(self, num_experts: int, experts_per_token: int) -> str | None:
         """Why that many experts cannot be routed to so, or None."""
         within = num_experts // self.groups * self.groups_per_token

@@ -97,6 +97,7 @@ class ObjectiveConfig(Section):
         None, ge=1, description="span_corruption, denoising: mean length of a damaged span; 3 if absent"
     )
     next_sentence: bool = Field(False, description="masked_lm: segments are pairs, and BERT's second term is learned")
+    prediction_weight: float = Field(0.3, ge=0, description="of the loss of model.prediction_layers (DeepSeek-V3)")
     reference: str | None = Field(None, description="doremi: a run or checkpoint trained on the baseline mixture")
     step_size: float = Field(1.0, gt=0, description="doremi: of the weights' exponentiated ascent (eta)")
     smoothing: float = Field(1e-3, ge=0, lt=1, description="doremi: share of the uniform mixture in every update (c)")
@@ -214,6 +215,10 @@ class TrainConfig(Section):
             )
         if why := self.pipeline.refusal(self.mesh.stage, self.model.num_layers, self.train.accumulation_steps):
             raise ValueError(why)
+        if self.mesh.stage != 1 and (why := self._not_in_stages()):
+            raise ValueError(f"{why} has no pipeline; use mesh.stage=1")
+        if self.model.prediction_layers and self.mesh.context != 1:
+            raise ValueError("model.prediction_layers cannot be spread over mesh.context; use mesh.context=1")
         if self.objective.name == "doremi":
             if self.mesh.stage != 1:
                 raise ValueError("objective.name doremi has no pipeline; its proxies are small: use mesh.stage=1")
@@ -224,3 +229,9 @@ class TrainConfig(Section):
             if self.data.phases:
                 raise ValueError("objective.name doremi draws from all sources alike; it cannot go with data.phases")
         return self
+
+    def _not_in_stages(self) -> str | None:
+        """The setting whose terms of the loss come out of layers, where a pipeline does not look."""
+        routing = self.model.routing if self.model.num_experts else None
+        names = [name for name in ("balance_loss", "z_loss", "bias_rate") if getattr(routing, name, 0)]
+        return f"model.routing.{names[0]}" if names else "model.prediction_layers" * bool(self.model.prediction_layers)

@@ -12,6 +12,7 @@ from flax import nnx
 from maxllm.config.sparsity import SparsityConfig
 from maxllm.config.train import OptimizerConfig, ScheduleConfig
 from maxllm.optim.rounding import moments_in_bfloat16
+from maxllm.optim.router_bias import balanced
 from maxllm.optim.schedules import make_schedule
 from maxllm.optim.sparsity import sparse
 
@@ -40,9 +41,17 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.Gradient
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: ScheduleConfig, steps: int, sparsity: SparsityConfig | None = None
+    config: OptimizerConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    sparsity: SparsityConfig | None = None,
+    *,
+    bias_rate: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Clip by global norm, then the optimizer named in `config`, over a run of `steps`; around both, `sparsity`."""
+    """Clip by global norm, then the optimizer named in `config`, over a run of `steps`; around both, `sparsity`.
+
+    `bias_rate`: of routers' biases (RoutingConfig), which go their own way.
+    """
     optimizer = OPTIMIZERS[config.name](config, make_schedule(schedule, config.learning_rate, steps))
     if config.moments_dtype == "bfloat16":
         optimizer = moments_in_bfloat16(optimizer)
@@ -50,4 +59,6 @@ def make_optimizer(
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     if sparsity and sparsity.name != "none":
         optimizer = sparse(optimizer, sparsity, steps)
+    if bias_rate:
+        optimizer = balanced(optimizer, bias_rate)
     return optimizer

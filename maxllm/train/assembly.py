@@ -36,8 +36,11 @@ class Assembly(NamedTuple):
 def assemble(config: TrainConfig) -> Assembly:
     structure, parameters = abstract(config.model, config.compute)
     trained, scaling = quantized(structure, parameters, config.compute)
-    optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps, config.sparsity)
-    objective = functools.partial(causal_lm, loss_chunk=config.compute.loss_chunk)
+    rate = config.model.routing.bias_rate if config.model.num_experts else 0.0
+    optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps, config.sparsity, bias_rate=rate)
+    objective = functools.partial(
+        causal_lm, loss_chunk=config.compute.loss_chunk, prediction_weight=config.objective.prediction_weight
+    )
     return Assembly(structure, trained, parameters, scaling, optimizer, objective)
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from maxllm.batch import Batch
 from maxllm.config.parallel import PipelineConfig
 from maxllm.objectives.weighted import Weighted
+from maxllm.optim.router_bias import without_biases
 from maxllm.parallel.compiler_flags import compiler_options
 from maxllm.parallel.rules import constrain, map_axes, pin
 from maxllm.quant import after_step, join, split
@@ -91,7 +92,7 @@ def make_train_step(
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = pin(optax.apply_updates(state.parameters, updates), mesh)
         metrics = {name: term.mean() for name, term in terms.items()}
-        metrics |= {"weight": terms["loss"].weight, "gradient_norm": optax.global_norm(gradients)}
+        metrics |= {"weight": terms["loss"].weight, "gradient_norm": optax.global_norm(without_biases(gradients))}
         if (sparsity := optax.tree.get(moments, "sparsity")) is not None:
             reported = reported | {"sparsity": sparsity}
         scaling = pin(after_step(state.scaling, met), mesh)
