@@ -1,4 +1,4 @@
-"""Continue a prompt with a trained model, streaming to the terminal.
+"""Continue a prompt with a trained model (an encoder-decoder: answer it), streaming to the terminal.
 
 examples:
   maxllm generate runs/demo/train "def fibonacci(n):" --max-tokens 64 --temperature 0
@@ -18,7 +18,9 @@ from maxllm.generate.handle import Times
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = SamplingConfig()
     parser.add_argument("model", metavar="RUN", help="a run directory, a checkpoint, or a Hugging Face folder")
-    parser.add_argument("prompt", help="the text to continue; - reads it from standard input")
+    parser.add_argument(
+        "prompt", help="the text to continue (of an encoder-decoder: to read); - reads it from standard input"
+    )
     parser.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="default %(default)s")
     parser.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="0 = greedy; default %(default)s"
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from maxllm.config.serve import EngineConfig
     from maxllm.generate.offline import local_scheduler
+    from maxllm.generate.prompt import prompt_ids
     from maxllm.generate.request import Request, SamplingParams
     from maxllm.parallel import compilation_cache
     from maxllm.train.checkpoint import load_any
@@ -42,13 +45,14 @@ def run(args: argparse.Namespace) -> int:
     compilation_cache.enable()
     model, tokenizer, _ = load_any(args.model)
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    ids = tokenizer.encode(prompt, bos=True) or [tokenizer.eos_id or 0]
+    ids = prompt_ids(tokenizer, prompt, model.config)
     sampling = SamplingParams(args.temperature, args.top_k, args.top_p, args.seed)
     # A shell hands over "\n" as two characters; nobody means a backslash by it.
     stop = tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in args.stop)
     with local_scheduler(model, tokenizer, EngineConfig(slots=1, dtype=args.dtype)) as scheduler:
         handle = scheduler.submit(Request(tuple(ids), args.max_tokens, sampling, stop))
-        sys.stdout.write(prompt)
+        if model.config.architecture == "decoder":
+            sys.stdout.write(prompt)
         for event in handle.events():
             sys.stdout.write(event.text)
             sys.stdout.flush()

@@ -9,9 +9,14 @@ import numpy as np
 from maxllm.generate.request import MAX_LOGPROBS, InvalidRequest, Request
 
 
-def check(request: Request, *, vocab_size: int, max_length: int, max_prompt: int) -> int:
-    """Tokens that may be drawn for `request`: its max_tokens, or what fits. Raises InvalidRequest, one sentence."""
+def check(request: Request, *, vocab_size: int, max_length: int, max_prompt: int, begins_at: int, scores: bool) -> int:
+    """Tokens that may be drawn for `request`: its max_tokens, or what fits. Raises InvalidRequest, one sentence.
+
+    `begins_at`: the position of the first one; `scores`: whether prompts have logprobs.
+    """
     _check_prompt(request, vocab_size, max_prompt)
+    if request.echo and request.logprobs is not None and not scores:
+        raise InvalidRequest("echo with logprobs: an encoder-decoder reads its prompt and does not predict it")
     _check_sampling(request)
     if not _is_integer(request.max_tokens) or request.max_tokens < 0:
         raise InvalidRequest(f"max_tokens is {request.max_tokens!r}; it must be an integer, 0 or more")
@@ -24,7 +29,7 @@ def check(request: Request, *, vocab_size: int, max_length: int, max_prompt: int
     seconds = request.deadline_seconds
     if seconds is not None and not (_is_real(seconds) and seconds > 0):
         raise InvalidRequest(f"deadline_seconds is {seconds!r}; it must be above 0")
-    room = max_length - len(request.prompt)
+    room = max_length - begins_at
     if request.max_tokens and room < 1:
         raise InvalidRequest(
             f"the prompt's {len(request.prompt)} tokens leave no room for an answer within {max_length}; shorten it"

@@ -1,4 +1,4 @@
-"""JetStream's contract on our decoder: prefill a prompt, insert it into a slot, decode all slots by one token.
+"""JetStream's contract on our models: prefill a prompt, insert it into a slot, decode all slots by one token.
 
 The state is explicit: every call takes it and gives it back (its buffers are donated, so the old one is gone).
 The engine knows nothing of requests; the scheduler knows nothing of models.
@@ -10,6 +10,9 @@ The engine knows nothing of requests; the scheduler knows nothing of models.
 Everything is compiled ahead, for buckets: prompts are padded to the next of `prefill_buckets`; a decode step covers
 the first `rows` slots and looks at the first `length` positions of the cache, whichever buckets hold what is in
 use. So an almost empty engine does not pay for a full one.
+
+A decoder continues its prompt. An encoder-decoder reads it, and a slot then holds the answer's own keys and values
+beside those of what was read (maxllm/generate/prompt.py).
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ from maxllm.config.model import ModelConfig
 from maxllm.config.serve import EngineConfig
 from maxllm.generate import steps
 from maxllm.generate.programs import Programs
+from maxllm.generate.prompt import Generator, begins_with, empty_cache
 from maxllm.generate.result import ResultTokens
 from maxllm.generate.sampling import RowSampling
 from maxllm.generate.steps import DecodeState, Prefix, Steps
-from maxllm.models.decoder import CACHE_AXES, Decoder, KVCache
+from maxllm.models.decoder import CACHE_AXES
 from maxllm.parallel.mesh import single_device_mesh
 from maxllm.parallel.rules import shardings, spec
 
@@ -48,9 +52,11 @@ class Engine:
 
     samples_per_slot = 1
 
-    def __init__(self, model: Decoder, config: EngineConfig, model_config: ModelConfig | None = None) -> None:
+    def __init__(self, model: Generator, config: EngineConfig, model_config: ModelConfig | None = None) -> None:
         self.config = config
         self.model_config = model_config = model_config or model.config
+        if model_config.architecture == "encoder":
+            raise UserError("model.architecture encoder: an encoder writes no text; generate with another model")
         self.max_length = config.max_length or model_config.max_positions
         if self.max_length > model_config.max_positions:
             raise UserError(
@@ -120,8 +126,9 @@ class Engine:
     ) -> tuple[DecodeState, ResultTokens]:
         """One token for each of the first `rows` slots (all by default).
 
-        `length` bounds the positions looked at: no active row may hold more, its new token included. Both must be
-        buckets. Returns immediately; the result's array can be awaited later.
+        `length` bounds the positions looked at: no active row may hold more, its new token included, nor may an
+        encoder have read more for it, unless `length` is the largest. Both must be buckets. Returns immediately; the
+        result's array can be awaited later.
         """
         program = self._programs["generate", rows or self.config.slots, length or self.max_length]
         return program(params, decode_state)
@@ -130,7 +137,18 @@ class Engine:
         """The slot stops decoding before its tokens are used up. (JetStream's takes the slot alone.)"""
         return self._programs["free",](decode_state, np.int32(slot))
 
-    # Buckets.
+    # Buckets, and what a slot holds.
+
+    def begins_at(self, prompt_tokens: int) -> int:
+        """The position in a slot's cache of the first token that is drawn."""
+        if self.model_config.architecture == "encoder_decoder":
+            return len(begins_with(self.model_config))
+        return prompt_tokens
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the model says how likely a prompt's own tokens are."""
+        return self.model_config.architecture == "decoder"
 
     def rows_for(self, slots: int) -> int:
         return next(size for size in self.row_buckets if size >= slots)
@@ -153,8 +171,9 @@ class Engine:
         whole = NamedSharding(self.mesh, PartitionSpec())
         # The cache is split by kv heads, like the matrices that fill it; the rest is small.
         split = self.model_config.num_kv_heads % self.mesh.shape["tensor"] == 0
-        cache = NamedSharding(self.mesh, spec(CACHE_AXES)) if split else whole
-        caches: Any = KVCache(cache, cache)  # type: ignore[arg-type]
+        by_heads = NamedSharding(self.mesh, spec(CACHE_AXES)) if split else whole
+        one = jax.eval_shape(partial(empty_cache, self.model_config, 1, 1, 1, self.dtype))
+        caches = jax.tree.map(lambda part: by_heads if part.ndim == len(CACHE_AXES) else whole, one)
         row_layout = RowSampling(whole, whole, whole, whole, whole)
         state_layout = DecodeState(caches, whole, whole, whole, row_layout)
         prefix_layout = Prefix(caches, whole, whole, whole, whole, row_layout)
@@ -165,7 +184,10 @@ class Engine:
                 lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, layout
             )
 
-        init = jax.jit(partial(self._steps.init, self.config.slots, self.max_length), out_shardings=state_layout)
+        init = jax.jit(
+            partial(self._steps.init, self.config.slots, self.max_length, self.max_prefill_length),
+            out_shardings=state_layout,
+        )
         prefill = jax.jit(self._steps.prefill, out_shardings=(prefix_layout, result_layout))
         score = jax.jit(self._steps.score, out_shardings=whole)
         insert = jax.jit(steps.insert, donate_argnums=0, out_shardings=state_layout)
@@ -178,7 +200,9 @@ class Engine:
         row, number = RowSampling.greedy(1), np.int32(0)
 
         def prefix(bucket: int) -> Prefix:
-            one_row = jax.eval_shape(partial(KVCache.zeros, self.model_config, 1, bucket, self.dtype))
+            one_row = jax.eval_shape(
+                partial(empty_cache, self.model_config, 1, self.begins_at(bucket), bucket, self.dtype)
+            )
             hidden = jax.ShapeDtypeStruct((bucket, self.model_config.hidden_size), self.dtype)
             return placed(Prefix(one_row, hidden, number, number, number, row), prefix_layout)
 
@@ -194,7 +218,8 @@ class Engine:
             programs.add(("prefill", bucket), partial(prefill.lower, params, tokens, number, row, number))
             one = prefix(bucket)
             programs.add(("insert", bucket), partial(insert.lower, state, one._replace(hidden=None), number))
-            programs.add(("score", bucket), partial(score.lower, params, one.hidden, tokens))
+            if self.scores_prompts:
+                programs.add(("score", bucket), partial(score.lower, params, one.hidden, tokens))
         for rows in self.row_buckets:
             for length in self.length_buckets:
                 programs.add(("generate", rows, length), partial(lower_generate, rows, length))

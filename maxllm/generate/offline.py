@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from maxllm.config.serve import EngineConfig, SchedulerConfig
 from maxllm.generate.engine import Engine
+from maxllm.generate.prompt import Generator, prompt_ids
 from maxllm.generate.request import Completion, Request, SamplingParams
 from maxllm.generate.scheduler import Scheduler
-from maxllm.models.decoder import Decoder
 from maxllm.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0)
 
 
 def local_scheduler(
-    model: Decoder, tokenizer: Tokenizer, config: EngineConfig | None = None, *, queue: int = 2**20
+    model: Generator, tokenizer: Tokenizer, config: EngineConfig | None = None, *, queue: int = 2**20
 ) -> Scheduler:
     """A scheduler on this model, not started: use it in a `with`. Programs are compiled when first needed."""
     config = config or EngineConfig(dtype=str(model.dtype))
@@ -35,11 +35,13 @@ def complete_texts(
 
     Raises RuntimeError when one of them fails inside the engine.
     """
-    room = min(scheduler.engine.max_prefill_length, max(1, scheduler.engine.max_length - max_tokens))
+    engine = scheduler.engine
+    room = engine.max_prefill_length
+    if engine.model_config.architecture == "decoder":
+        room = min(room, max(1, engine.max_length - max_tokens))
     handles = []
     for prompt in prompts:
-        # An empty text without a bos still needs a token to start from.
-        ids = tokenizer.encode(prompt, bos=True) or [tokenizer.eos_id or 0]
+        ids = prompt_ids(tokenizer, prompt, engine.model_config)
         ids = ids if len(ids) <= room else _cut(ids, room, tokenizer.bos_id)
         handles.append(scheduler.submit(Request(tuple(ids), max_tokens, sampling, tuple(stop))))
     completions = [handle.result() for handle in handles]
@@ -50,7 +52,7 @@ def complete_texts(
 
 
 def generate_texts(
-    model: Decoder,
+    model: Generator,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,

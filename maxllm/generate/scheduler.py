@@ -87,6 +87,8 @@ class Scheduler:
                 vocab_size=self.engine.model_config.vocab_size,
                 max_length=self.engine.max_length,
                 max_prompt=self.engine.max_prefill_length,
+                begins_at=self.engine.begins_at(len(request.prompt)),
+                scores=self.engine.scores_prompts,
             )
         except InvalidRequest:
             with self._changed:
@@ -266,7 +268,7 @@ class Scheduler:
         if not rows:
             return False
         # A step caches the token before the one it draws.
-        longest = max(sequence.prompt_tokens + sequence.dispatched for _, sequence in rows)
+        longest = max(max(sequence.prompt_tokens, self._held(sequence)) for _, sequence in rows)
         self._state, result = self.engine.generate(
             self.engine.params,
             self._state,
@@ -281,6 +283,10 @@ class Scheduler:
             if sequence.dispatched >= sequence.limit:
                 self._slots[slot] = None  # the device stops counting there too
         return True
+
+    def _held(self, sequence: Sequence) -> int:
+        """Positions of its slot's cache in use when all that was asked for is there."""
+        return self.engine.begins_at(sequence.prompt_tokens) + sequence.dispatched
 
     def _deliver(self, step: _Step) -> None:
         """Waits for a step and gives every token to its request."""
@@ -314,7 +320,7 @@ class Scheduler:
         self._steps.clear()
 
     def _count(self) -> None:
-        held = [sequence.prompt_tokens + sequence.dispatched for sequence in self._slots if sequence]
+        held = [self._held(sequence) for sequence in self._slots if sequence]
         self._stats.running = len(held)
         self._stats.waiting = len(self._waiting)
         self._stats.kv_usage = sum(held) / (len(self._slots) * self.engine.max_length)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maxllm.config.model import ModelConfig
+from maxllm.generate.prompt import Cache, Generator, empty_cache, take_in
 from maxllm.generate.result import LOGPROB_COLUMNS, ResultTokens
 from maxllm.generate.sampling import Array, RowSampling, sample, token_logprobs
-from maxllm.models.decoder import Decoder, KVCache
 
 SCORED_AT_ONCE = 64  # prompt positions whose logits exist at once
 
@@ -19,10 +19,10 @@ SCORED_AT_ONCE = 64  # prompt positions whose logits exist at once
 class Prefix(NamedTuple):
     """A prompt, prefilled and padded to `bucket` positions."""
 
-    cache: KVCache  # one row, `bucket` positions
+    cache: Cache  # of one row
     hidden: Array  # [bucket, embed], to score the prompt from; None once that is past
     token: Array  # int32, the first one drawn
-    length: Array  # int32, the prompt's true length
+    length: Array  # int32, positions cached: the prompt's true length, or what an encoder-decoder begins with
     remaining: Array  # int32, tokens still to be drawn after the first
     sampling: RowSampling  # of one row
 
@@ -30,7 +30,7 @@ class Prefix(NamedTuple):
 class DecodeState(NamedTuple):
     """All slots. `tokens` are drawn but not cached yet: they enter the cache at `lengths` in the next step."""
 
-    cache: KVCache
+    cache: Cache
     tokens: Array  # int32 [slots]
     lengths: Array  # int32 [slots], cached positions
     remaining: Array  # int32 [slots], 0 = idle
@@ -48,9 +48,9 @@ class Steps:
         self._config = config
         self._dtype = dtype
 
-    def init(self, slots: int, max_length: int) -> DecodeState:
+    def init(self, slots: int, max_length: int, longest_prompt: int) -> DecodeState:
         return DecodeState(
-            cache=KVCache.zeros(self._config, slots, max_length, self._dtype),
+            cache=empty_cache(self._config, slots, max_length, longest_prompt, self._dtype),
             tokens=jnp.zeros(slots, jnp.int32),
             lengths=jnp.zeros(slots, jnp.int32),
             remaining=jnp.zeros(slots, jnp.int32),
@@ -61,13 +61,9 @@ class Steps:
         self, params: Any, tokens: jax.Array, length: jax.Array, sampling: RowSampling, remaining: jax.Array
     ) -> tuple[Prefix, ResultTokens]:
         model = self._model(params)
-        bucket = tokens.shape[0]
-        cache = KVCache.zeros(self._config, 1, bucket, self._dtype)
-        # What follows the prompt is cached too, and overwritten before anything attends to it.
-        hidden, cache = model.extend(tokens[None], jnp.arange(bucket)[None], cache)
-        logits = model.logits(jax.lax.dynamic_slice_in_dim(hidden[0], length - 1, 1))
-        token, result = _draw(logits, length[None], jnp.ones(1, bool), sampling)
-        return Prefix(cache, hidden[0], token[0], length, remaining, sampling), result
+        taken = take_in(model, tokens, length)
+        token, result = _draw(model.logits(taken.last), taken.length[None], jnp.ones(1, bool), sampling)
+        return Prefix(taken.cache, taken.hidden, token[0], taken.length, remaining, sampling), result
 
     def score(self, params: Any, hidden: jax.Array, tokens: jax.Array) -> jax.Array:
         model = self._model(params)
@@ -86,7 +82,9 @@ class Steps:
         active = remaining > 0
         # An idle row computes too, at a position of its own slot that the next insert overwrites.
         positions = jnp.minimum(lengths, length - 1)
-        hidden, cache = model.extend(tokens[:, None], positions[:, None], state.cache, window=length)
+        # The longest window is everything: an encoder may have read more than a decoder may write.
+        window = length if length < jax.tree.leaves(state.cache)[0].shape[3] else None
+        hidden, cache = model.extend(tokens[:, None], positions[:, None], state.cache, window=window)
         drawn, result = _draw(model.logits(hidden[:, 0]), lengths + 1, active, sampling)
         state = state._replace(
             cache=cache,
@@ -96,7 +94,7 @@ class Steps:
         )
         return state, result
 
-    def _model(self, params: tuple[jax.Array, ...]) -> Decoder:
+    def _model(self, params: tuple[jax.Array, ...]) -> Generator:
         return nnx.merge(self._structure, jax.tree.unflatten(self._tree, params))
 
 
@@ -108,7 +106,7 @@ def insert(state: DecodeState, prefix: Prefix, slot: jax.Array) -> DecodeState:
         return jax.lax.dynamic_update_slice_in_dim(cache, jnp.pad(row, missing), slot, axis=1)
 
     return DecodeState(
-        cache=KVCache(*map(fill, state.cache, prefix.cache)),
+        cache=jax.tree.map(fill, state.cache, prefix.cache),
         tokens=state.tokens.at[slot].set(prefix.token),
         lengths=state.lengths.at[slot].set(prefix.length),
         remaining=state.remaining.at[slot].set(prefix.remaining),
