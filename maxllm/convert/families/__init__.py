@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from maxllm.config.errors import UserError
-from maxllm.convert.families import bert, deberta, deberta_v2, electra, gpt2, llama, roberta
+from maxllm.convert.families import bart, bert, deberta, deberta_v2, electra, gpt2, llama, roberta, t5
 from maxllm.convert.family import Family, Settings
 
 FAMILIES: tuple[Family, ...] = (
+    bart.FAMILY,
     bert.FAMILY,
     deberta.FAMILY,
     deberta_v2.FAMILY,
@@ -14,6 +15,7 @@ FAMILIES: tuple[Family, ...] = (
     gpt2.FAMILY,
     llama.FAMILY,
     roberta.FAMILY,
+    t5.FAMILY,
 )
 
 
