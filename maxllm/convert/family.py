@@ -93,5 +93,5 @@ class Family:
     canonical: Callable[[str], str] = lambda name: name
     # Names that may be there as another tensor's copy (tied), and whose; checked to be equal, never written.
     copies: Callable[[ModelConfig], dict[str, str]] = lambda config: {}
-    # Tensors that the folder must have and our model computes: written on export, checked to be equal on import.
+    # Tensors that a folder has and our model computes: written on export; on import, those there are have to be equal.
     computed: Callable[[ModelConfig], dict[str, Callable[[], np.ndarray]]] = lambda config: {}

@@ -110,7 +110,8 @@ def save(
     try:
         weights.save(model, partial, dtype, max_shard_bytes)
         _write_json(partial / CONFIG, config | {"torch_dtype": dtype})
-        generation = {f"{name}_token_id": value for name, value in ids.items() if value is not None}
+        told = (*(f"{name}_token_id" for name in ids), "decoder_start_token_id", "forced_bos_token_id")
+        generation = {name: config[name] for name in told if config.get(name) is not None}
         _write_json(partial / "generation_config.json", {"_from_model_config": True, **generation})
         tokenizer.save_huggingface(partial)
         if output.exists():

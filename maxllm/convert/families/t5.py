@@ -51,7 +51,6 @@ def from_huggingface(settings: Settings) -> ModelConfig:
         activation=activation,
         gated=gated,
         tie_embeddings=tied,
-        init_std=settings.get("init_std", 0.02),
         encoder_decoder=EncoderDecoderConfig(
             num_encoder_layers=layers,
             relative_buckets=settings.get("relative_attention_num_buckets", 32),
@@ -75,8 +74,6 @@ def to_huggingface(config: ModelConfig) -> dict[str, Any]:
         "decoder_start_token_id": sizes.start_id,
         "dropout_rate": 0.0,
         "feed_forward_proj": TO_FEED_FORWARD[config.activation, config.gated],
-        # Not transformers', whose initialiser has a standard deviation for each matrix: kept for us.
-        "init_std": config.init_std,
         "initializer_factor": 1.0,
         "is_encoder_decoder": True,
         "layer_norm_epsilon": config.norm_eps,
