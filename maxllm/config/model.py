@@ -40,6 +40,7 @@ Family = Literal[
     "t5",
     "bart",
 ]
+_WIDTHS = ("hidden_size", "intermediate_size", "num_heads", "num_kv_heads")
 Bias = Literal["query_key_value", "output", "mlp"]
 
 
@@ -122,6 +123,19 @@ class ModelConfig(Section):
             return (1, latent.rank), (1, latent.rope_dim)
         return (self.num_kv_heads, self.head_size), (self.num_kv_heads, self.head_size)
 
+    @property
+    def generator(self) -> ModelConfig:
+        """ELECTRA's: as deep, `generator_factor` as wide, with tables of our width (Clark et al. 2020, section 3.2)."""
+        sizes = self._generator_sizes()
+        encoder = {"head": "words", "generator_factor": None}
+        encoder["embedding_size"] = self.encoder.embedding_size or self.hidden_size
+        changed = {"encoder": self.encoder.model_dump() | encoder, "tie_embeddings": True, "head_dim": None}
+        return ModelConfig(**self.model_dump() | sizes | changed)
+
+    def _generator_sizes(self) -> dict[str, int]:
+        factor = self.encoder.generator_factor or 1.0
+        return {name: max(1, round(getattr(self, name) * factor)) for name in _WIDTHS}
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.num_heads % self.num_kv_heads:
@@ -165,6 +179,8 @@ class ModelConfig(Section):
 
     def _no_decoder(self) -> str | None:
         """Why this is not a decoder whose positions we compute (maxllm/models/decoder.py)."""
+        if self.labels and self.labels.kind != "token" and self.labels.pooling == "first":
+            return "labels.pooling first: a decoder's first token has seen no other; set it to last or mean"
         if self.positions in ("relative", "disentangled"):
             return f"positions {self.positions}: a decoder alone has rope, learned, sinusoidal, alibi or none"
         if self.positions == "sinusoidal" and self.hidden_size % 2:
@@ -200,4 +216,11 @@ class ModelConfig(Section):
             return "encoder.mask_decoder_layers: absolute positions come in late where they are disentangled before"
         if encoder.generator_factor and encoder.head != "replaced":
             return "encoder.generator_factor: a generator goes with encoder.head=replaced"
+        if encoder.generator_factor and (disentangled or self.labels):
+            return "encoder.generator_factor: a generator goes with learned positions, and with no labels"
+        sizes = self._generator_sizes()
+        uneven = sizes["hidden_size"] % sizes["num_heads"] or sizes["num_heads"] % sizes["num_kv_heads"]
+        if encoder.generator_factor and uneven:
+            names = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            return f"encoder.generator_factor {encoder.generator_factor}: a generator of {names} has uneven heads"
         return None

@@ -11,16 +11,18 @@ from jax.sharding import Mesh
 from maxllm.config.compute import ComputeConfig
 from maxllm.config.model import ModelConfig
 from maxllm.models.decoder import Decoder
+from maxllm.models.electra import Electra
 from maxllm.models.encoder import Encoder
 from maxllm.models.encoder_decoder import EncoderDecoder
 from maxllm.parallel.rules import shardings
 
-Model = Decoder | Encoder | EncoderDecoder
+Model = Decoder | Encoder | EncoderDecoder | Electra
 CLASSES: dict[str, type[Model]] = {"decoder": Decoder, "encoder": Encoder, "encoder_decoder": EncoderDecoder}
 
 
 def _build(config: ModelConfig, compute: ComputeConfig, key: jax.Array) -> Model:
-    return CLASSES[config.architecture](
+    kind = Electra if config.encoder.generator_factor else CLASSES[config.architecture]
+    return kind(
         config,
         dtype=compute.dtype,
         remat=compute.remat,

@@ -19,6 +19,7 @@ from maxllm.config.model import ModelConfig
 from maxllm.models.attention import Places
 from maxllm.models.block import Block, Losses
 from maxllm.models.dual_chunk import chunk_rotation
+from maxllm.models.encoder_heads import LabelHead
 from maxllm.models.linear import Embedding, Linear
 from maxllm.models.norm import make_norm
 from maxllm.models.positions import sinusoidal
@@ -79,7 +80,9 @@ class Decoder(nnx.Module):
             self.prediction = stacked(layer, config.prediction_layers, rngs)
         if config.norm_placement != "post":
             self.norm = make_norm(config.norm, config.hidden_size, eps=config.norm_eps)
-        if not config.tie_embeddings:
+        if config.labels:  # instead of words
+            self.label_head = LabelHead(config.hidden_size, config.labels, bias=False, std=std, rngs=rngs)
+        elif not config.tie_embeddings:
             self.head = Linear({"embed": config.hidden_size}, {"vocab": config.vocab_size}, std=std, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
