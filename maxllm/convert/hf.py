@@ -102,7 +102,9 @@ def save(
     """
     output = check_output(output, overwrite=overwrite)
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
-    config = settings_of(model.config) | {f"{name}_token_id": value for name, value in ids.items()}
+    model = getattr(model, "exported", model)  # of ELECTRA's two the one that is kept
+    # What a family says of an id wins: RoBERTa's positions are counted from its padding's.
+    config = {f"{name}_token_id": value for name, value in ids.items()} | settings_of(model.config)
     partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
     for left_by_a_kill in (partial, old):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
