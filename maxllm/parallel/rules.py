@@ -139,6 +139,11 @@ def check_layout(
             f"{setting}: its scores cannot be computed of rows spread over mesh.context = {sizes['context']}; use "
             "mesh.context=1"
         )
+    if sizes["context"] > 1 and model.labels and model.labels.pooling == "last":
+        raise UserError(
+            "model.labels.pooling last: where a text ends is not known of rows spread over mesh.context = "
+            f"{sizes['context']}; use mesh.context=1"
+        )
     if length is not None and sizes["context"] > 1 and length % (2 * sizes["context"]):
         raise UserError(
             f"data.sequence_length {length} is not divisible by 2 x mesh.context = {2 * sizes['context']}; every "

@@ -30,7 +30,9 @@ def labels(settings: Settings, kind: str, hidden: str) -> LabelsConfig | None:
     """The head of a class `kind` that has labels. `hidden`: what a text's classes are read through."""
     count = len(settings.get("id2label", {})) or settings.get("num_labels", 2)
     if kind == "ForSequenceClassification":
-        return LabelsConfig(kind="rerank" if count == 1 else "sequence", count=count, hidden=hidden)
+        if count == 1:
+            return LabelsConfig(kind="rerank", hidden=hidden)
+        return LabelsConfig(kind="sequence", count=count, hidden=hidden)
     if kind == "ForTokenClassification":
         return LabelsConfig(kind="token", count=count, hidden="none")
     if kind == "Model":  # a key of our own: Sentence Transformers keep it in another file
