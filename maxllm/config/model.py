@@ -162,6 +162,8 @@ class ModelConfig(Section):
             raise ValueError(why)
         if self.architecture == "decoder" and (why := self._no_decoder()):
             raise ValueError(why)
+        if self.architecture == "encoder_decoder" and (why := self._no_encoder_decoder()):
+            raise ValueError(why)
         return self
 
     def _not_latent(self) -> str | None:
@@ -195,6 +197,30 @@ class ModelConfig(Section):
             return "dual_chunk does not go with a window"
         if self.rope_scaling and self.rope_scaling.kind == "dynamic":
             return "dual_chunk: no position of it is beyond the original ones; rope_scaling.kind cannot be dynamic"
+        return None
+
+    def _no_encoder_decoder(self) -> str | None:
+        """Why this is not an encoder-decoder that we compute (maxllm/models/encoder_decoder.py)."""
+        pair = self.encoder_decoder
+        if self.positions not in ("relative", "learned", "sinusoidal", "none"):
+            return f"positions {self.positions}: encoder-decoders have relative, learned, sinusoidal ones or none"
+        if self.positions == "sinusoidal" and self.hidden_size % 2:
+            return f"hidden_size {self.hidden_size} is odd; sinusoidal positions need pairs"
+        others = ("num_experts", "window", "dual_chunk", "latent_attention", "logits_softcap", "labels")
+        for name in (*others, "prediction_layers"):
+            if getattr(self, name):
+                return f"{name}: encoder-decoders have none; leave it at its default"
+        if self.query_key_norm:
+            return "query_key_norm: encoder-decoders have none; set it to false"
+        exact = pair.relative_buckets // 2
+        if self.positions == "relative" and (pair.relative_buckets % 4 or pair.relative_distance <= exact):
+            return (
+                f"encoder_decoder.relative_buckets {pair.relative_buckets} and .relative_distance "
+                f"{pair.relative_distance}: buckets come in fours, and more than half as many distances are told apart"
+            )
+        largest = max(pair.start_id, pair.forced_id or 0)
+        if largest >= self.vocab_size:
+            return f"encoder_decoder: token {largest} to begin with is not below vocab_size {self.vocab_size}"
         return None
 
     def _no_encoder(self) -> str | None:

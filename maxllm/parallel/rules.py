@@ -133,6 +133,13 @@ def check_layout(
             raise UserError(
                 f"{setting} {size} is not divisible by {product} = {parts}; choose {product} among its divisors"
             )
+    if model.architecture == "encoder_decoder" and (
+        axis := next((a for a in ("stage", "context") if sizes[a] > 1), None)
+    ):
+        raise UserError(
+            f"model.architecture encoder_decoder: two stacks cannot be spread over mesh.{axis} = {sizes[axis]}; use "
+            f"mesh.{axis}=1, and fsdp or tensor instead"
+        )
     if sizes["context"] > 1 and (model.dual_chunk or model.positions in ("alibi", "relative", "disentangled")):
         setting = "model.dual_chunk" if model.dual_chunk else f"model.positions {model.positions}"
         raise UserError(
