@@ -95,3 +95,5 @@ class Family:
     copies: Callable[[ModelConfig], dict[str, str]] = lambda config: {}
     # Tensors that a folder has and our model computes: written on export; on import, those there are have to be equal.
     computed: Callable[[ModelConfig], dict[str, Callable[[], np.ndarray]]] = lambda config: {}
+    # Tensors that are another one times a number, (whose, number): as for `computed`.
+    scaled: Callable[[ModelConfig], dict[str, tuple[str, float]]] = lambda config: {}

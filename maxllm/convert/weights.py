@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,23 @@ def _entries(parameters: dict[str, jax.Array], family: Family, config: ModelConf
         for name in mapping.tensors
     ]
     made = [(name, make()) for name, make in family.computed(config).items()]
-    return entries + [Entry(name, array.shape, dtype, lambda array=array: array) for name, array in made]
+    entries += [Entry(name, array.shape, dtype, lambda array=array: array) for name, array in made]
+    for name, (of, number) in family.scaled(config).items():
+        times = functools.partial(_times, number, functools.partial(mapping.to_theirs, of, part))
+        entries.append(Entry(name, mapping.shape(of), dtype, times))
+    return entries
+
+
+def _times(number: float, read: Callable[[], np.ndarray]) -> np.ndarray:
+    return read() * np.float32(number)
 
 
 def _check(tensors: TensorFolder, mapping: TensorMap, family: Family, config: ModelConfig) -> None:
     """Before anything is read, from the files' headers. Raises UserError for what is missing, strange or misshapen."""
     for name in mapping.tensors:
         tensors.check(name, mapping.shape(name))
-    copies, computed = family.copies(config), family.computed(config)
-    known = {*mapping.tensors, *copies, *computed}
+    copies, computed, scaled = family.copies(config), family.computed(config), family.scaled(config)
+    known = {*mapping.tensors, *copies, *computed, *scaled}
     strange = [
         name for name in tensors if name not in known and not any(re.fullmatch(form, name) for form in family.ignored)
     ]
@@ -91,12 +100,15 @@ def _check(tensors: TensorFolder, mapping: TensorMap, family: Family, config: Mo
                 f"{tensors.folder / 'config.json'}: the embeddings are tied (tie_word_embeddings), yet {name} differs "
                 f"from {of}; set it to false if the model has a head of its own"
             )
-    for name, make in computed.items():
-        if name not in tensors:
-            continue
+    made = {name: make for name, make in computed.items() if name in tensors}
+    for name, (of, number) in scaled.items():
+        if name in tensors:
+            made[name] = functools.partial(_times, number, functools.partial(tensors.read, of, mapping.shape(of)))
+    for name, make in made.items():
         array = make()
         found = tensors.read(name, array.shape).astype(np.float32)
-        if not np.allclose(found, array, atol=1e-2 if tensors.itemsize(name) < 4 else 1e-5):
+        rounded = 1e-2 if tensors.itemsize(name) < 4 else 1e-5
+        if not np.allclose(found, array.astype(np.float32), rtol=rounded, atol=rounded):
             raise UserError(
                 f"{tensors.files[name].path}: {name} does not hold the numbers that a {family.name} computes; "
                 "it was trained, and this model has no parameter for it"

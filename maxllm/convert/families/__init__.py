@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 from maxllm.config.errors import UserError
-from maxllm.convert.families import bart, bert, deberta, deberta_v2, electra, gpt2, llama, roberta, t5
+from maxllm.convert.families import (
+    bart,
+    bert,
+    deberta,
+    deberta_v2,
+    electra,
+    gemma,
+    gemma2,
+    gemma3,
+    gpt1,
+    gpt2,
+    llama,
+    mistral,
+    qwen2,
+    qwen3,
+    roberta,
+    t5,
+    transformer,
+)
 from maxllm.convert.family import Family, Settings
 
 FAMILIES: tuple[Family, ...] = (
@@ -12,10 +30,18 @@ FAMILIES: tuple[Family, ...] = (
     deberta.FAMILY,
     deberta_v2.FAMILY,
     electra.FAMILY,
+    gemma.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    gpt1.FAMILY,
     gpt2.FAMILY,
     llama.FAMILY,
+    mistral.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
     roberta.FAMILY,
     t5.FAMILY,
+    transformer.FAMILY,
 )
 
 
