@@ -13,6 +13,7 @@ import numpy as np
 from maxllm.batch import Batch
 from maxllm.bench.program import serve
 from maxllm.config.train import DataConfig, TrainConfig
+from maxllm.data.corruption import example
 from maxllm.models import count_parameters, create
 from maxllm.parallel.mesh import make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
@@ -50,7 +51,7 @@ def main(config: TrainConfig) -> None:
     state = create_state(model, parts.optimizer, mesh, scaling=parts.scaling, compress=compress)[1]
     del model
     step = train_step(config, parts, mesh)
-    batch = place_batch(packed_batch(config.data, config.model.vocab_size), mesh)
+    batch = place_batch(example(config)(packed_batch(config.data, config.model.vocab_size)), mesh)
     held: dict[str, Any] = {"state": state}
     del state
 

@@ -186,10 +186,19 @@ class TrainConfig(Section):
             raise ValueError(f"objective.name {name} has no pipeline; use mesh.stage=1")
         if name == "prefix_lm" and self.mesh.context != 1:
             raise ValueError("objective.name prefix_lm cannot be spread over mesh.context; use mesh.context=1")
+        if name == "prefix_lm" and (self.model.positions == "alibi" or self.model.dual_chunk):
+            raise ValueError("objective.name prefix_lm goes neither with model.positions alibi nor with dual_chunk")
+        if name == "prefix_lm" and self.model.prediction_layers:
+            raise ValueError("objective.name prefix_lm does not go with model.prediction_layers; set that to 0")
         if self.objective.next_sentence and name != "masked_lm":
             raise ValueError(f"objective.next_sentence goes with objective.name masked_lm, not with {name}")
-        if self.objective.next_sentence and not (self.model.encoder.pooler and self.model.encoder.type_vocab_size > 1):
-            raise ValueError("objective.next_sentence needs model.encoder.pooler=true and .type_vocab_size=2")
+        encoder = self.model.encoder
+        if self.objective.next_sentence and not (encoder.head == "next_sentence" and encoder.type_vocab_size > 1):
+            raise ValueError("objective.next_sentence needs model.encoder.head=next_sentence and .type_vocab_size=2")
+        if name == "replaced_token" and not encoder.generator_factor:
+            raise ValueError("objective.name replaced_token needs model.encoder.generator_factor (ELECTRA: 0.25)")
+        if name == "masked_lm" and encoder.generator_factor:
+            raise ValueError("model.encoder.generator_factor goes with objective.name replaced_token, not masked_lm")
         return self
 
     @model_validator(mode="after")

@@ -63,7 +63,7 @@ def example(config: TrainConfig) -> Callable[[Batch], Batch | EncoderDecoderBatc
     return corrupt
 
 
-def example_shapes(config: TrainConfig) -> Batch | EncoderDecoderBatch:
+def example_row(config: TrainConfig) -> Batch | EncoderDecoderBatch:
     """One row of a batch as the step gets it, of zeros."""
     return example(config)(empty_batch(1, config.data.sequence_length))
 

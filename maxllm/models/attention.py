@@ -24,6 +24,7 @@ class Places(NamedTuple):
     rotation: Rotation | None = None  # of layers that see the whole segment
     local: Rotation | None = None  # of layers with a window
     relative: jax.Array | None = None  # a table of distances, for disentangled attention
+    prefix: jax.Array | None = None  # int32 [batch, length]: not 0 where all of the segment sees
 
     def turned(self, local: bool) -> Rotation | None:
         return self.local if local else self.rotation
@@ -106,6 +107,7 @@ class Attention(nnx.Module):
             key,
             value,
             segment_ids=segment_ids,
+            prefix=places.prefix,
             masking=self._masking(local),
             backend=self.backend,
             context=self.context,

@@ -98,14 +98,24 @@ class Decoder(nnx.Module):
         return self.hidden_and_losses(tokens, positions, segment_ids)[0]
 
     def hidden_and_losses(
-        self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        prefix: jax.Array | None = None,
     ) -> tuple[jax.Array, Losses]:
-        """`hidden`, and each of the routers' losses, added up over the layers."""
-        x = self.begin(tokens, positions, segment_ids)
-        x, losses = self._run(nnx.state(self.layers), x, self.places(positions), segment_ids)
+        """`hidden`, and each of the routers' losses, added up over the layers.
+
+        `prefix` int32 `[batch, length]`: not 0 in a beginning of each segment that all of the segment sees.
+        """
+        x = self.begin(tokens, positions, segment_ids, prefix)
+        x, losses = self._run(nnx.state(self.layers), x, self.places(positions, prefix), segment_ids)
         return self.final_norm(x), losses
 
-    def places(self, positions: jax.Array) -> Places:
+    def places(self, positions: jax.Array, prefix: jax.Array | None = None) -> Places:
+        return self._places(positions)._replace(prefix=prefix)
+
+    def _places(self, positions: jax.Array) -> Places:
         config = self.config
         if config.positions != "rope":
             return Places(positions)
@@ -116,11 +126,17 @@ class Decoder(nnx.Module):
         local = whole if config.rope_local_theta is None else turned(config.rope_local_theta, None)
         return Places(positions, whole, local)
 
-    def begin(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
+    def begin(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        prefix: jax.Array | None = None,
+    ) -> jax.Array:
         """What the first of the repeated layers sees: `[batch, length, embed]` of the compute dtype."""
         x = constrain(self.embedded(tokens, positions), "batch", "sequence", None)
         if self.config.leading_layers:
-            x, _ = self._run(nnx.state(self.leading), x, self.places(positions), segment_ids)
+            x, _ = self._run(nnx.state(self.leading), x, self.places(positions, prefix), segment_ids)
         return x
 
     def embedded(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:

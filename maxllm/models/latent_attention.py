@@ -90,6 +90,7 @@ class LatentAttention(nnx.Module):
             key,
             value,
             segment_ids=segment_ids,
+            prefix=places.prefix,
             masking=self.masking,
             backend=self.backend,
             context=self.context,

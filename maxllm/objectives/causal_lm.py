@@ -21,9 +21,10 @@ def causal_lm(
     With experts and coefficients for their routers (RoutingConfig), "loss" has those terms too, and each is reported;
     their scope is the micro-batch (see `router_terms`). With prediction layers it has `prediction_weight` times the
     mean of their cross-entropies (DeepSeek-AI 2024, equations 24 and 25): additive over tokens. What "loss" is without
-    all that is then reported as "cross_entropy".
+    all that is then reported as "cross_entropy". A batch with prefixes makes this prefix language modelling.
     """
-    hidden, losses = model.hidden_and_losses(batch.tokens, batch.positions, batch.segment_ids)
+    told = () if batch.prefix is None else (batch.prefix,)
+    hidden, losses = model.hidden_and_losses(batch.tokens, batch.positions, batch.segment_ids, *told)
     total = cross_entropy(hidden, model.head_kernel(), batch.targets, batch.weights, loss_chunk)
     plain = Weighted(total, batch.weights.sum())
     terms = {}

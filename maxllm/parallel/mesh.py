@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from maxllm.batch import Batch
+from maxllm.batch import Batch, EncoderDecoderBatch
 from maxllm.config.errors import UserError
 from maxllm.config.parallel import AXES, MeshConfig
 from maxllm.parallel.rules import RULES, mesh_axes, spec
@@ -70,7 +70,7 @@ def feed_of(mesh: Mesh, batch_size: int | None = None) -> Feed:
     return Feed(held[0] // len(held), count)
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> Batch:
+def place_batch(batch: Batch | EncoderDecoderBatch, mesh: Mesh) -> Batch | EncoderDecoderBatch:
     """This host's NumPy rows `[batch / hosts, length]` as global arrays `[batch, length]` spread over the mesh.
 
     Over `context`, a row lies in the order of `sequence.balanced`: kernels that look along it know.

@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from maxllm.batch import Batch
+from maxllm.batch import Batch, EncoderDecoderBatch
 from maxllm.config.errors import UserError
 from maxllm.config.model import ModelConfig
 from maxllm.config.parallel import MeshConfig
 from maxllm.config.serve import EngineConfig
 from maxllm.config.train import TrainConfig
+from maxllm.data.corruption import example_row
 from maxllm.generate.engine import Engine
 from maxllm.models import abstract
 from maxllm.parallel.mesh import make_mesh
@@ -41,17 +42,19 @@ class DoesNotFit(Exception):
         self.name, self.needed, self.limit = name, needed, limit
 
 
-def train_arguments(config: TrainConfig, mesh: Mesh) -> tuple[Assembly, TrainState, Batch]:
+def train_arguments(config: TrainConfig, mesh: Mesh) -> tuple[Assembly, TrainState, Batch | EncoderDecoderBatch]:
     """What a step is made of, and its arguments as shapes with the layouts that the training loop gives them."""
     check_layout(
         config.model, mesh, config.data.batch_size // config.train.accumulation_steps, config.data.sequence_length
     )
     parts = assemble(config)
-    shape = (config.data.batch_size, config.data.sequence_length)
-    layout = NamedSharding(mesh, spec(("batch", "length")))
-    integers = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)
-    weights = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout)
-    return parts, state_shapes(config, parts, mesh), Batch(integers, integers, integers, integers, weights)
+
+    def shape(row: np.ndarray) -> jax.ShapeDtypeStruct:
+        along = ("batch", "length" if row.shape[1] > 1 else None)
+        size = (config.data.batch_size, row.shape[1])
+        return jax.ShapeDtypeStruct(size, row.dtype, sharding=NamedSharding(mesh, spec(along)))
+
+    return parts, state_shapes(config, parts, mesh), jax.tree.map(shape, example_row(config))
 
 
 def train_program(config: TrainConfig, machine: Machine, say: Say = lambda line: None) -> Program:

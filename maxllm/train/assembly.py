@@ -16,6 +16,9 @@ from jax.sharding import Mesh
 from maxllm.config.train import TrainConfig
 from maxllm.models.create import abstract
 from maxllm.objectives import causal_lm
+from maxllm.objectives.encoder_decoder import encoder_decoder
+from maxllm.objectives.masked_lm import masked_lm
+from maxllm.objectives.replaced_token import replaced_token
 from maxllm.optim import make_optimizer
 from maxllm.quant import quantized
 from maxllm.train.state import TrainState, abstract_state
@@ -38,10 +41,19 @@ def assemble(config: TrainConfig) -> Assembly:
     trained, scaling = quantized(structure, parameters, config.compute)
     rate = config.model.routing.bias_rate if config.model.num_experts else 0.0
     optimizer = make_optimizer(config.optimizer, config.schedule, config.train.steps, config.sparsity, bias_rate=rate)
-    objective = functools.partial(
-        causal_lm, loss_chunk=config.compute.loss_chunk, prediction_weight=config.objective.prediction_weight
-    )
-    return Assembly(structure, trained, parameters, scaling, optimizer, objective)
+    return Assembly(structure, trained, parameters, scaling, optimizer, _objective(config))
+
+
+def _objective(config: TrainConfig) -> Objective:
+    """What is learned from the batches that maxllm.data.corruption makes for `objective.name`."""
+    chunk = config.compute.loss_chunk
+    if config.model.architecture == "encoder_decoder":
+        return functools.partial(encoder_decoder, loss_chunk=chunk)
+    if config.objective.name == "replaced_token":
+        return functools.partial(replaced_token, loss_chunk=chunk)
+    if config.objective.name == "masked_lm":
+        return functools.partial(masked_lm, loss_chunk=chunk)
+    return functools.partial(causal_lm, loss_chunk=chunk, prediction_weight=config.objective.prediction_weight)
 
 
 def state_shapes(config: TrainConfig, parts: Assembly, mesh: Mesh, objective: Any = ()) -> TrainState:

@@ -22,11 +22,12 @@ import numpy as np
 from flax import nnx
 
 from maxllm import summary
-from maxllm.batch import Batch
+from maxllm.batch import Batch, EncoderDecoderBatch
 from maxllm.config.devices import peak_flops
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
 from maxllm.data import composition
+from maxllm.data.corruption import make_corruption
 from maxllm.data.loader import Loader, check_present
 from maxllm.data.phases import Phase
 from maxllm.models.create import create
@@ -126,6 +127,7 @@ class _Run:
             host_count=count,
             split=split,
             steps=self.loop.steps,
+            corruption=make_corruption(self.config, self.tokenizer),
         )
 
     def _make_train_step(self) -> Step:
@@ -248,7 +250,7 @@ class _Run:
                 self.display.say(f"saved step {self.step}; run the same command to go on")
                 raise Interrupted(stop)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch | EncoderDecoderBatch]:
         """Batches from this step on, made ahead; made here if whoever makes them ahead is gone.
 
         A signal to the whole process group (Ctrl-C, SLURM) ends the prefetching processes at once, and the steps to
