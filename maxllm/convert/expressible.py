@@ -44,8 +44,11 @@ def computed(config: ModelConfig) -> dict[str, Any]:
     if not config.num_experts:
         for name in ("experts_per_token", "routing"):
             values.pop(name)
-    elif config.routing.expert_size is None:
-        values["routing"]["expert_size"] = config.intermediate_size
+    else:
+        values["routing"] |= {
+            "expert_size": config.routing.expert_size or config.intermediate_size,
+            "bias": config.routing.biased,
+        }
     if config.routing.groups == 1 and "routing" in values:
         values["routing"].pop("groups_per_token")
     for part in ("encoder", "encoder_decoder"):
