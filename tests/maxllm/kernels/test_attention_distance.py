@@ -11,12 +11,12 @@ import pytest
 
 from maxllm.config.parallel import MeshConfig
 from maxllm.kernels import query_blocks
-from maxllm.kernels.attention import attention
 from maxllm.kernels.attention_distance import by_distance, distance_attention
 from maxllm.kernels.masking import CAUSAL, Masking
 from maxllm.parallel.mesh import make_mesh
 
 BOTH_WAYS = Masking(causal=False)
+run = jax.jit(distance_attention, static_argnames="masking")
 
 
 @pytest.fixture(autouse=True)
@@ -66,26 +66,26 @@ def test_a_bias_by_distance_becomes_a_matrix_by_places():
 def test_a_packed_sequence_with_itself_is_the_definition(masking):
     arrays, bias = inputs(11, 11)
     ids = np.array([[1] * 5 + [2] + [3] * 3 + [0] * 2, [1] * 11])
-    got = distance_attention(*map(jnp.asarray, arrays), jnp.asarray(bias), jnp.asarray(ids), masking=masking)
+    got = run(*arrays, bias, ids, masking=masking)
     np.testing.assert_allclose(got, slow(*arrays, bias, ids, ids, masking), atol=2e-6)
 
 
 def test_two_sequences_of_different_lengths_are_the_definition():
     arrays, bias = inputs(6, 9)
     ids, key_ids = np.array([[1, 1, 2, 2, 2, 0], [1] * 6]), np.array([[1, 2, 2, 2, 2, 2, 3, 3, 3], [1] * 7 + [0] * 2])
-    got = distance_attention(*map(jnp.asarray, (*arrays, bias, ids, key_ids)), masking=BOTH_WAYS)
+    got = run(*arrays, bias, ids, key_ids, masking=BOTH_WAYS)
     np.testing.assert_allclose(got, slow(*arrays, bias, ids, key_ids, BOTH_WAYS), atol=2e-6)
     assert not got[0, 5].any()  # padding whose other side has none sees nothing, and is no NaN
-    got = distance_attention(*map(jnp.asarray, arrays), None, jnp.asarray(ids), jnp.asarray(key_ids), BOTH_WAYS)
+    got = run(*arrays, None, ids, key_ids, masking=BOTH_WAYS)
     np.testing.assert_allclose(got, slow(*arrays, 0 * bias, ids, key_ids, BOTH_WAYS), atol=2e-6)
 
 
 def values(arrays, bias, ids):
-    def run(*inputs):
+    def both(*inputs):
         output, pull = jax.vjp(lambda *x: distance_attention(*x, ids), *inputs)
         return output, *pull(jnp.cos(output))
 
-    return jax.jit(run)(*map(jnp.asarray, arrays), bias)
+    return jax.jit(both)(*arrays, bias)
 
 
 def test_gradients_are_those_of_the_sum_written_down_also_spread_over_devices():
@@ -100,7 +100,7 @@ def test_gradients_are_those_of_the_sum_written_down_also_spread_over_devices():
         weights = jax.nn.softmax(jnp.where(allowed, scores, -jnp.inf), axis=-1)
         return jnp.einsum("bhqk,bkhd->bqhd", weights, jnp.repeat(value, 2, axis=2))
 
-    output, pull = jax.vjp(plain, *map(jnp.asarray, arrays), jnp.asarray(bias))
+    output, pull = jax.vjp(jax.jit(plain), *map(jnp.asarray, arrays), jnp.asarray(bias))
     want = output, *pull(jnp.cos(output))
     got = values(arrays, bias, ids)
     with jax.set_mesh(make_mesh(MeshConfig(data=4, tensor=2))):
@@ -110,19 +110,12 @@ def test_gradients_are_those_of_the_sum_written_down_also_spread_over_devices():
         np.testing.assert_allclose(c, a, atol=3e-6)
 
 
-def test_without_a_bias_it_is_attention():
-    (query, key, value), _ = inputs(9, 9)
-    value = np.concatenate([value, value[..., :1]], axis=-1)
-    want = attention(*map(jnp.asarray, (query, key, value)), backend="reference")
-    np.testing.assert_allclose(distance_attention(*map(jnp.asarray, (query, key, value))), want, atol=2e-6)
-
-
 def test_memory_grows_linearly_with_length(monkeypatch):
     monkeypatch.setattr(query_blocks, "BLOCK", 32)
 
     def temporary_bytes(length):
         arrays, bias = inputs(length, length, heads=1, kv_heads=1, batch=1)
-        run = jax.jit(jax.grad(lambda *x: distance_attention(*x).sum(), argnums=(0, 1, 2, 3)))
-        return run.lower(*arrays, bias).compile().memory_analysis().temp_size_in_bytes
+        gradients = jax.jit(jax.grad(lambda *x: distance_attention(*x).sum(), argnums=(0, 1, 2, 3)))
+        return gradients.lower(*arrays, bias).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(2048) < 2.5 * temporary_bytes(1024)
