@@ -1,5 +1,8 @@
 """Write a trained model as a Hugging Face folder that transformers, vLLM and others load.
 
+In the layout of `model.family`. A setting that this layout cannot say is refused: the model loaded from it would be
+another one. Tensors are fetched from the devices and written one at a time.
+
 examples:
   maxllm export runs/demo/train runs/demo/train/export
   maxllm export runs/demo/train/checkpoints/500 mymodel --dtype bfloat16
@@ -27,11 +30,12 @@ def run(args: argparse.Namespace) -> int:
 
     from maxllm import summary
     from maxllm.convert import hf
-    from maxllm.train.checkpoint import load_any
+    from maxllm.train.checkpoint import config_of, load_any
 
     hf.check_output(args.output, overwrite=args.overwrite)  # before the minutes that loading may take
     print(f"loading {args.model}", flush=True)
-    model, tokenizer, _ = load_any(args.model)
+    mesh = hf.widest_mesh(config_of(args.model))
+    model, tokenizer, _ = load_any(args.model, mesh=mesh)
     print(f"writing {args.output}", flush=True)
     hf.save(model, tokenizer, args.output, dtype=args.dtype, overwrite=args.overwrite)
     size = sum(path.stat().st_size for path in Path(args.output).glob("*.safetensors"))

@@ -1,4 +1,8 @@
-"""Make a run directory of a Hugging Face folder (Llama), to evaluate, serve, export or begin training with.
+"""Make a run directory of a Hugging Face folder, to evaluate, serve, export or begin training with.
+
+The model is read tensor by tensor into its place on this machine's devices, each of which takes its share; the host's
+memory holds a layer at a time. What transformers calls the architecture decides the family; an architecture that is
+not among ours is refused with what is, and what differs (docs/models/conversion.md).
 
 examples:
   maxllm import downloads/llama-2-7b runs/llama2
@@ -22,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from maxllm.models import count_parameters
 
     config = import_folder(Path(args.folder), Path(args.run_dir))
-    summary.say(f"imported {args.folder} into {args.run_dir}: {count_parameters(config):,} parameters, at step 0")
+    parameters = f"{count_parameters(config):,} parameters"
+    summary.say(f"imported {args.folder} ({config.family}) into {args.run_dir}: {parameters}, at step 0")
     return 0
 
 
@@ -39,13 +44,18 @@ def import_folder(folder: Path, run_dir: Path):
     from maxllm.config.errors import UserError
     from maxllm.config.train import DataConfig, LoopConfig, TrainConfig
     from maxllm.convert import hf
+    from maxllm.convert.weights import not_finite
     from maxllm.train import run_dir as run_folder
     from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, pack_tokenizer
 
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"{run_dir} exists already; name a new run directory")
+    model_config = hf.load_config(folder)
     print(f"loading {folder}", flush=True)
-    model, tokenizer, model_config = hf.load(folder)
+    model, tokenizer, _ = hf.load(folder, mesh=hf.widest_mesh(model_config))
+    if broken := not_finite(model):
+        more = f" and {len(broken) - 1} other parameters" if len(broken) > 1 else ""
+        print(f"warning: {broken[0]}{more} of {folder} hold NaN or infinity: its answers will too", flush=True)
     config = TrainConfig(
         model=model_config,
         data=DataConfig(sequence_length=model_config.max_positions),
@@ -64,7 +74,7 @@ def import_folder(folder: Path, run_dir: Path):
     partial.mkdir(parents=True)
     try:
         run_folder.write(partial, config, prints, tokenizer, {"imported_from": folder.name})
-        checkpoints = Checkpoints(str(partial / CHECKPOINTS))
+        checkpoints = Checkpoints(str(partial / CHECKPOINTS), lean=True)
         checkpoints.save(0, {"parameters": nnx.split(model)[1]}, meta, {"tokenizer": pack_tokenizer(tokenizer)})
         checkpoints.close()
         if run_dir.exists():

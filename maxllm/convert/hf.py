@@ -5,22 +5,26 @@ A folder is written beside its place and renamed into it when it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 from jax.sharding import Mesh
 from pydantic import ValidationError
 
 from maxllm.config.errors import UserError
 from maxllm.config.model import ModelConfig
+from maxllm.config.parallel import MeshConfig
 from maxllm.convert import families, weights
 from maxllm.convert.expressible import contradiction
 from maxllm.convert.family import Settings
-from maxllm.parallel.mesh import single_device_mesh
+from maxllm.parallel.mesh import make_mesh, single_device_mesh
+from maxllm.parallel.rules import check_layout
 from maxllm.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -76,6 +80,17 @@ def load(
     config = load_config(folder)
     tokenizer = load_tokenizer(folder, config)
     return load_decoder(folder, dtype, mesh=mesh), tokenizer, config
+
+
+def widest_mesh(config: ModelConfig) -> Mesh:
+    """Over as many of this process's devices as the model can be split among evenly, each holding an equal share."""
+    devices = jax.local_devices()
+    for count in range(len(devices), 1, -1):
+        mesh = make_mesh(MeshConfig(fsdp=count), devices[:count])
+        with contextlib.suppress(UserError):
+            check_layout(config, mesh)
+            return mesh
+    return single_device_mesh()
 
 
 def load_decoder(folder: str | Path, dtype: str = "float32", *, mesh: Mesh | None = None) -> nnx.Module:

@@ -44,7 +44,8 @@ def _read_shard(
     if len(blocks) == 1:
         return jax.device_put(_read_block(folder, mapping, path, dtype, ranges), device)
     shape = tuple(end - begin for begin, end in ranges)
-    shard = jnp.zeros(shape, dtype, device=SingleDeviceSharding(device))
+    zeros = jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=SingleDeviceSharding(device))
+    shard = zeros()  # made there, not here
     for block in blocks:
         part = jax.device_put(_read_block(folder, mapping, path, dtype, block), device)
         start = [begin - base for (begin, _), (base, _) in zip(block, ranges, strict=True)]

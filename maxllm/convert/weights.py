@@ -52,6 +52,17 @@ def save(model: nnx.Module, folder: Path, dtype: str, max_shard_bytes: int) -> N
     write_folder(folder, entries, max_shard_bytes=max_shard_bytes)
 
 
+def not_finite(model: nnx.Module) -> list[str]:
+    """The parameters in which there is a NaN or an infinity."""
+    flat = {_name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.split(model)[1])}
+    return [name for name, array in flat.items() if not _all_finite(array)]
+
+
+@jax.jit
+def _all_finite(array: jax.Array) -> jax.Array:
+    return jax.numpy.isfinite(array).all()
+
+
 def _name(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 

@@ -43,6 +43,7 @@ from maxllm.tokenizer import Tokenizer
 from maxllm.train.trees import Tree, by_name, fingerprints, like
 
 CHECKPOINTS = "checkpoints"
+LEAN = 2  # gigabytes, for `Checkpoints(lean=True)`
 FILES = "files.json"
 
 
@@ -63,14 +64,25 @@ class Checkpoints:
       folder: where the step folders live; a local or shared path, or `gs://...`.
       keep: how many to keep. The oldest goes after the newest is whole, so keep + 1 exist for a moment.
       say: called with a sentence, by process 0, when a checkpoint turns out damaged.
+      lean: copy one array off the devices at a time, or as many as LEAN holds, so that a model need not fit in the
+        host's memory; saving then takes the devices' time too, and they must not change the arrays meanwhile.
     """
 
-    def __init__(self, folder: str, *, keep: int = 2, say: Callable[[str], None] = print, read_only: bool = False):
+    def __init__(
+        self,
+        folder: str,
+        *,
+        keep: int = 2,
+        say: Callable[[str], None] = print,
+        read_only: bool = False,
+        lean: bool = False,
+    ):
         # Orbax wants absolute paths; epath keeps gs:// ones as they are.
         self.folder = epath.Path(folder).resolve() if "://" not in str(folder) else epath.Path(folder)
         self._say = say
         self._keep = keep
         self._read_only = read_only
+        self._lean = lean
         self._saving: int | None = None
         # Orbax prints pages about what it also raises; the sentences here say it once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -86,7 +98,12 @@ class Checkpoints:
             read_only=self._read_only,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_files),
         )
-        return ocp.CheckpointManager(self.folder, options=options, item_handlers=None)
+        registry = None
+        if self._lean:
+            registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+            handler = ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=LEAN)
+            registry.add(None, ocp.args.PyTreeSave, handler)
+        return ocp.CheckpointManager(self.folder, options=options, handler_registry=registry)
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first. Their wholeness is not checked."""
@@ -111,7 +128,8 @@ class Checkpoints:
         if short := _from_first(lambda: self._short_of_space(trees)):
             raise SaveFailed(self._failed(step, short))
         items: dict[str, ocp.args.CheckpointArgs] = {
-            name: ocp.args.StandardSave(by_name(tree)) for name, tree in trees.items()
+            name: (ocp.args.PyTreeSave if self._lean else ocp.args.StandardSave)(by_name(tree))
+            for name, tree in trees.items()
         }
         items |= {name: ocp.args.JsonSave(dict(document)) for name, document in (documents or {}).items()}
         items["meta"] = ocp.args.JsonSave({**meta, "step": step, "fingerprints": fingerprints(trees)})
@@ -287,6 +305,21 @@ def load_any(
     return hf.load(path, dtype, mesh=mesh) if hf.is_folder(path) else load_model(path, mesh=mesh, dtype=dtype)
 
 
+def config_of(path: str | Path) -> ModelConfig:
+    """The shape of the model at `path`, as for `load_any`."""
+    if hf.is_folder(path):
+        return hf.load_config(path)
+    step, folder = _find_checkpoints(str(path))
+    return _config_in(Checkpoints(folder, read_only=True), step, path)
+
+
+def _config_in(checkpoints: Checkpoints, step: int | None, path: str | Path) -> ModelConfig:
+    meta = checkpoints.newest_meta() if step is None else checkpoints.read_document(step)
+    if meta is None:
+        raise UserError(f"{path} holds no checkpoint; train for at least one, or name another folder")
+    return ModelConfig.model_validate(meta["config"]["model"])
+
+
 def load_model(
     path: str | Path, *, mesh: Mesh | None = None, dtype: str = "float32"
 ) -> tuple[Decoder, Tokenizer, ModelConfig]:
@@ -300,10 +333,7 @@ def load_model(
     """
     step, folder = _find_checkpoints(str(path))
     checkpoints = Checkpoints(folder, read_only=True)
-    meta = checkpoints.newest_meta() if step is None else checkpoints.read_document(step)
-    if meta is None:
-        raise UserError(f"{path} holds no checkpoint; train for at least one, or name another folder")
-    config = ModelConfig.model_validate(meta["config"]["model"])
+    config = _config_in(checkpoints, step, path)
     structure, shapes = abstract_model(config, ComputeConfig(dtype=dtype))
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
