@@ -8,7 +8,7 @@
 
     tokens_i             int64 `[batch, length]`; types_i: token types, where the model has them
     decoder_i            int64 `[batch, length]`: what an encoder-decoder's decoder is given
-    logits_i             fp32 `[batch, length, vocab]`; `[batch, length]` of a discriminator; `[batch, classes]` of a head
+    logits_i             fp32 `[batch, length, vocab]`; `[batch, length]` of a discriminator; or `[batch, classes]`
     next_sentence_i      fp32 `[batch, 2]`: BERT's other head
     bfloat16_kl_i        fp32 `[batch, length]`: KL(transformers in bfloat16 || transformers in fp32), nats; absent
                          where transformers itself cannot
@@ -69,7 +69,8 @@ YARN = rope("yarn", factor=4.0, original_max_position_embeddings=16) | dict(max_
 LATENT = dict(
     num_key_value_heads=4, q_lora_rank=12, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6,
     first_k_dense_replace=1, n_routed_experts=8, n_shared_experts=1, n_group=4, topk_group=2, num_experts_per_tok=2,
-    intermediate_size=24, moe_intermediate_size=8, routed_scaling_factor=2.5, num_hidden_layers=3, num_nextn_predict_layers=0,
+    intermediate_size=24, moe_intermediate_size=8, routed_scaling_factor=2.5, num_hidden_layers=3,
+    num_nextn_predict_layers=0,
 )  # fmt: skip
 
 # name: (class of the model, its config). Layers are as many as show every alternation.
