@@ -29,6 +29,7 @@ VERBS = {
     "bench": "maxllm.cli.bench",
     "train": "maxllm.cli.train",
     "eval": "maxllm.cli.eval",
+    "families": "maxllm.cli.families",
     "export": "maxllm.cli.export",
     "import": "maxllm.cli.import_",
     "generate": "maxllm.cli.generate",
