@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from maxllm.batch import Batch, EncoderDecoderBatch
@@ -33,7 +34,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh: {asked} does not cover the {len(devices)} devices JAX sees here; "
             "set one axis to -1 to give it what is left, or make their product the number of devices"
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # 8 x 8 on a slice of 4x4x4: an axis takes one side and half of another
+        shape = tuple(sizes.values())
+        return Mesh(
+            mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES, axis_types=types
+        )
 
 
 def single_device_mesh(device: jax.Device | None = None) -> Mesh:

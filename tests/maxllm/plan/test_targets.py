@@ -9,6 +9,8 @@ import jax
 import pytest
 
 from maxllm.config.errors import UserError
+from maxllm.config.parallel import MeshConfig
+from maxllm.parallel.mesh import make_mesh
 from maxllm.plan import targets
 from maxllm.plan.machines import machine
 
@@ -82,3 +84,11 @@ def test_on_a_closed_slice_a_gather_is_compiled_as_a_gather(libtpu: None) -> Non
     local = jax.shard_map(product, mesh=mesh, in_specs=(split.spec, split.spec), out_specs=split.spec)
     text = jax.jit(local).lower(x, weight).compile().as_text()
     assert " all-gather(" in text and " all-reduce(" not in text
+
+
+def test_axes_that_are_no_sides_of_a_slice_share_one(libtpu: None) -> None:
+    """8 x 8 on 4x4x4: each axis takes a side and half of the third."""
+    on = machine("v5p-128")
+    targets.environment(on)
+    mesh = make_mesh(MeshConfig(fsdp=8, expert=8), targets.devices(on))
+    assert (mesh.shape["fsdp"], mesh.shape["expert"]) == (8, 8) and len(set(mesh.devices.flat)) == 64
