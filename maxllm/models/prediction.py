@@ -48,16 +48,19 @@ def further(
 
     `hidden`: what it sees of the model itself, after the final norm (as the published checkpoints are read). Module k
     makes, of the place of token i and of token i + k, a prediction of token i + k + 1. Where i + k is in another
-    document its output means nothing; no place before it sees that, and `shifted` weights are 0 there.
+    document, i is padding to the module: no place sees it, its router does not count it, its output means nothing.
     """
     structure, layers = nnx.split(model.prediction)
     places = model.places(positions)
     for number in range(model.config.prediction_layers):
         tokens = shifted(tokens, 1)
+        ids = jnp.where(shifted(segment_ids, number + 1) == segment_ids, segment_ids, 0)
         embedded = model.embedded(tokens, positions)
 
-        def layer(x: jax.Array, parameters: nnx.State, embedded: jax.Array = embedded) -> tuple[jax.Array, Losses]:
-            return nnx.merge(structure, parameters)(x, embedded, places, segment_ids)
+        def layer(
+            x: jax.Array, parameters: nnx.State, embedded: jax.Array = embedded, ids: jax.Array = ids
+        ) -> tuple[jax.Array, Losses]:
+            return nnx.merge(structure, parameters)(x, embedded, places, ids)
 
         one = jax.tree.map(lambda leaf, at=number: leaf[at : at + 1], layers)
         # A scan of one, so that what is computed again is not found to be there already.
