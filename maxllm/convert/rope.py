@@ -18,7 +18,7 @@ _FIELDS = {
         "high_frequency_factor": "high_freq_factor",
     },
     "linear": {"factor": "factor"},
-    "dynamic": {"factor": "factor", "original_positions": "original_max_position_embeddings"},
+    "dynamic": {"factor": "factor"},  # its original positions are max_position_embeddings, whatever else is said
     "yarn": {
         "factor": "factor",
         "original_positions": "original_max_position_embeddings",
@@ -68,7 +68,7 @@ def scaling_of(settings: Settings, values: Mapping[str, Any]) -> RopeScalingConf
                 continue
             raise settings.refused(f"{name} {value!r} of rotary positions of type {kind!r} is not known to us")
     found = {ours: values[theirs] for ours, theirs in fields.items() if values.get(theirs) is not None}
-    if "original_positions" in fields and "original_positions" not in found:
+    if kind != "linear" and "original_positions" not in found:
         found["original_positions"] = settings["max_position_embeddings"]
     return RopeScalingConfig(kind=kind, **found)
 
