@@ -12,6 +12,7 @@ examples:
   maxllm families                              the families of this checkout, from their golden folders
   maxllm families downloads/my-llama           a model of yours
   maxllm families downloads/my-llama --expected values.npz
+  maxllm families --train runs/demo/tokens     does each family learn? 50 steps at toy size, in bfloat16
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "maxllm" / "families" / "golden"
 VALUES = "expected.npz"
-MARKS = ("<!-- maxllm families -->", "<!-- end -->")
+MARKS = ("<!-- maxllm families -->", "<!-- end of maxllm families -->")
+LEARNT = ("<!-- maxllm families --train -->", "<!-- end of maxllm families --train -->")
 # Half of the time goes into compiling; what is compiled runs once.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
@@ -31,6 +33,9 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", metavar="FOLDER", nargs="*", help="config.json and safetensors")
     parser.add_argument("--expected", metavar="FILE", help="values to compare with, of one FOLDER")
+    parser.add_argument(
+        "--train", metavar="TOKENS", help="instead: train each one's toy for 50 steps on what maxllm tokenize wrote"
+    )
     parser.add_argument("--write", metavar="FILE", help="put the table into this Markdown file, between its marks")
 
 
@@ -58,11 +63,26 @@ def run(args: argparse.Namespace) -> int:
         red = ("\033[31m", "\033[0m") if cell.failure and sys.stderr.isatty() else ("", "")
         print(f"{name}, {column}: {red[0]}{cell}{red[1]}", file=sys.stderr, flush=True)
 
-    table = measure([(folder.name, folder, values(folder)) for folder in folders], progress)
+    if args.train:
+        table = _learn(folders, args.train, progress)
+    else:
+        table = measure([(folder.name, folder, values(folder)) for folder in folders], progress)
     text = markdown(table)
     print(text)
     if args.write:
-        replace_between(Path(args.write), *MARKS, "\n" + text + "\n")
+        replace_between(Path(args.write), *(LEARNT if args.train else MARKS), "\n" + text + "\n")
     failed = failures(table)
     print(f"{len(table)} models, {sum(map(len, table.values()))} cells, {len(failed)} failed")
     return 1 if failed else 0
+
+
+def _learn(folders: list[Path], tokens: str, progress) -> dict:
+    from maxllm.families import toy
+
+    table = {}
+    for folder in folders:
+        if row := toy.learns(folder, tokens):
+            table[folder.name] = row
+            for column, cell in row.items():
+                progress(folder.name, column, cell)
+    return table

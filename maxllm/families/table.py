@@ -34,9 +34,10 @@ def failures(table: Table) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    lines = [["model", *CHECKS], ["---"] * (1 + len(CHECKS))]
+    columns = list(next(iter(table.values())))
+    lines = [["model", *columns], ["---"] * (1 + len(columns))]
     for name, row in table.items():
-        lines.append([name, *("**FAIL**" if row[column].failure else row[column].shown for column in CHECKS)])
+        lines.append([name, *("**FAIL**" if row[column].failure else row[column].shown for column in columns)])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     failed = failures(table)
     if failed:
