@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from pydantic import ValidationError
@@ -16,7 +19,6 @@ from maxllm.config.parallel import MeshConfig
 from maxllm.models import count_parameters
 from maxllm.models.encoder_decoder import EncoderDecoder
 from maxllm.models.relative_bias import RelativeBias, buckets
-from maxllm.objectives.encoder_decoder import encoder_decoder
 from maxllm.parallel.rules import check_layout
 
 SHAPE = {
@@ -79,16 +81,17 @@ def test_packed_equals_unpacked_forward_and_gradients(name):
     structure, parameters = nnx.split(EncoderDecoder(ModelConfig(**MODELS[name]), rngs=nnx.Rngs(0)))
 
     @jax.jit
-    @jax.grad
-    def gradients_of(parameters, batch):
-        return encoder_decoder(nnx.merge(structure, parameters), batch)["loss"].sum
+    @functools.partial(jax.grad, has_aux=True)
+    def gradients_and_logits(parameters, batch):
+        logits = nnx.merge(structure, parameters)(batch)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.decoder.targets)
+        return (losses * batch.decoder.weights).sum(), logits
 
-    logits_of = jax.jit(lambda parameters, batch: nnx.merge(structure, parameters)(batch))
     alone, together = pairs([[0], [1], [2]], 18, 12), pairs([[0, 1, 2], [], []], 18, 12)
-    logits, packed_logits = (logits_of(parameters, batch) for batch in (alone, together))
+    gradients, logits = gradients_and_logits(parameters, alone)
+    packed_gradients, packed_logits = gradients_and_logits(parameters, together)
     unpacked = np.concatenate([logits[number, :written] for number, (_, written) in enumerate(LENGTHS)])
     np.testing.assert_allclose(packed_logits[0, : len(unpacked)], unpacked, atol=2e-5)
-    gradients, packed_gradients = (gradients_of(parameters, batch) for batch in (alone, together))
     # A bias of keys moves all of a query's scores alike: its gradient is zero, and rounding.
     rounding = 1e-7 * max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients))
     for path, leaf in nnx.to_flat_state(gradients):
