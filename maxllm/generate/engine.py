@@ -170,7 +170,7 @@ class Engine:
         """Every program with the shapes and layouts of its arguments."""
         whole = NamedSharding(self.mesh, PartitionSpec())
         # The cache is split by kv heads, like the matrices that fill it; the rest is small.
-        split = self.model_config.num_kv_heads % self.mesh.shape["tensor"] == 0
+        split = self.model_config.cache_shape[0][0] % self.mesh.shape["tensor"] == 0
         by_heads = NamedSharding(self.mesh, spec(CACHE_AXES)) if split else whole
         one = jax.eval_shape(partial(empty_cache, self.model_config, 1, 1, 1, self.dtype))
         caches = jax.tree.map(lambda part: by_heads if part.ndim == len(CACHE_AXES) else whole, one)
