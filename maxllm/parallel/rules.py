@@ -123,6 +123,11 @@ def check_layout(
     }
     if model.num_experts:
         dimensions["model.num_experts"] = (model.num_experts, "experts")
+        dimensions["model.routing.expert_size"] = (model.routing.expert_size or model.intermediate_size, "mlp")
+        dimensions["model.routing.shared_size"] = (model.routing.shared_size, "mlp")
+    if latent := model.latent_attention:
+        dimensions["model.latent_attention.rank"] = (latent.rank, "embed")
+        dimensions["model.latent_attention.query_rank"] = (latent.query_rank or model.hidden_size, "embed")
     if micro_batch_size is not None:
         dimensions["data.batch_size / train.accumulation_steps"] = (micro_batch_size, "batch")
     for setting, (size, axis) in dimensions.items():
