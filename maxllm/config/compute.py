@@ -29,7 +29,7 @@ class ComputeConfig(Section):
         description="of the layers' matrix products in training; fp8 is for NVIDIA from Hopper on, int8 for TPUs",
     )
     precision_modules: list[str] = Field(
-        ["layers/.*"],
+        ["((en|de)coder/)?layers/.*"],
         description="regular expressions of the products' paths, e.g. layers/mlp/(gate|up); each has to match some",
     )
     context: Literal["ring", "all_gather"] = Field(

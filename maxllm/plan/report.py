@@ -20,7 +20,7 @@ from maxllm.plan.memory import USABLE, Fit, Part, bytes_per_device, fit, train_p
 from maxllm.plan.programs import DoesNotFit, Say, train_arguments, train_program
 from maxllm.plan.roofline import Roofline, roofline
 from maxllm.plan.types import Machine, Program
-from maxllm.train.flops import flops_per_token
+from maxllm.train.flops import flops_per_data_token
 
 GB = 1e9
 
@@ -74,7 +74,7 @@ def plan_training(
     say("reading the compiled program")
     contents = read(program)
     per_step = config.data.batch_size * config.data.sequence_length
-    per_token = flops_per_token(config.model, config.data.sequence_length)
+    per_token = flops_per_data_token(config, config.data.sequence_length)
     roof = roofline(contents, machine, tokens=per_step, model_flops=per_token * per_step, devices=mesh.size, bubble=0.0)
     try:
         speed, basis = expected_tokens_per_second(

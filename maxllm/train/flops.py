@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+from flax import nnx
+
+from maxllm.batch import EncoderDecoderBatch, empty_batch
 from maxllm.config.model import ModelConfig
-from maxllm.models import count_parameters
+from maxllm.config.train import TrainConfig
+from maxllm.data.corruption import example
+from maxllm.models import abstract, count_parameters
 
 
 def flops_per_token(config: ModelConfig, length: int) -> float:
@@ -33,6 +40,33 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     windows = config.windows
     seen = sum(_keys(config.window if windows[i % len(windows)] else None, length) for i in range(layers))
     return 6.0 * parameters + 6.0 * width * seen
+
+
+def flops_per_pair(config: ModelConfig, read: int, written: int) -> float:
+    """FLOPs of a row of an encoder-decoder, forward and backward: `read` tokens, and the `written` ones that answer.
+
+    As in `flops_per_token`, but a token meets the parameters of its own stack only, and what was read becomes keys and
+    values of the decoder's layers too. A query of the encoder's sees all of `read`, and so does one of the decoder's.
+    """
+    sizes = {".".join(map(str, path)): math.prod(leaf.shape) for path, leaf in nnx.to_flat_state(abstract(config)[1])}
+
+    def of(*begins: str) -> int:
+        return sum(size for name, size in sizes.items() if name.startswith(begins))
+
+    again = of("decoder.layers.cross.key", "decoder.layers.cross.value")
+    by_read = of("encoder.layers") + again
+    by_written = of("decoder.layers") - again + config.vocab_size * config.hidden_size
+    scores = config.encoder_decoder.num_encoder_layers * read**2 + config.num_layers * written * (written / 2 + read)
+    width = 2 * config.num_heads * config.head_size
+    return 6.0 * (by_read * read + by_written * written + width * scores)
+
+
+def flops_per_data_token(config: TrainConfig, length: int) -> float:
+    """`flops_per_token` of training on rows of `length`, of which an encoder-decoder makes pairs of rows first."""
+    row = example(config)(empty_batch(1, length))
+    if not isinstance(row, EncoderDecoderBatch):
+        return flops_per_token(config.model, length)
+    return flops_per_pair(config.model, row.encoder.tokens.shape[1], row.decoder.tokens.shape[1]) / length
 
 
 def _keys(window: int | None, length: int) -> float:

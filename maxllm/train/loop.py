@@ -42,7 +42,7 @@ from maxllm.train import doremi
 from maxllm.train import run_dir as run_folder
 from maxllm.train.assembly import assemble, state_shapes, train_step
 from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, load_any, pack_tokenizer
-from maxllm.train.flops import flops_per_token
+from maxllm.train.flops import flops_per_data_token
 from maxllm.train.guard import Diverged, Interrupted, Signals, check_finite
 from maxllm.train.metrics import METRICS, Display, Pace, Record, Writer, read, resident_bytes
 from maxllm.train.state import TrainState, create_state, zeros_like_abstract
@@ -235,7 +235,7 @@ class _Run:
             self.waiting.append((self.step, metrics))
             if first:
                 compiled.add(phase.sequence_length)
-                self.pace.flops_per_token = flops_per_token(self.config.model, phase.sequence_length)
+                self.pace.flops_per_token = flops_per_data_token(self.config, phase.sequence_length)
                 self._first_step_done(metrics)
             stop, last = signals.stop(self.step), self.step == loop.steps
             evaluate = not stop and (last or (loop.eval_every and self.step % loop.eval_every == 0))

@@ -8,7 +8,7 @@ from maxllm.config.load import resolve
 from maxllm.config.model import ModelConfig
 from maxllm.config.train import TrainConfig
 from maxllm.models import count_parameters
-from maxllm.train.flops import flops_per_token
+from maxllm.train.flops import flops_per_data_token, flops_per_pair, flops_per_token
 
 
 def test_it_is_six_per_parameter_and_attention_counted_once():
@@ -49,3 +49,19 @@ def test_deepseek_v3_is_counted_by_hand():
     further = flops_per_token(model.model_copy(update={"prediction_layers": 1}), 4096)
     assert further == 6.0 * (used + module) + scores * 62 / 61
     assert count_parameters(model) == used + 58 * (256 - 8) * expert + 129280 * 7168
+
+
+def test_a_token_of_a_pair_meets_its_own_stack():
+    """By hand: attention's four matrices, the gated feed-forward's three, norms; keys and values of what was read."""
+    pair = {"num_encoder_layers": 2, "relative_buckets": 8}
+    sizes = {"vocab_size": 100, "hidden_size": 8, "intermediate_size": 12, "num_layers": 3, "num_heads": 2}
+    shape = {"architecture": "encoder_decoder", "positions": "relative", "tie_embeddings": True}
+    model = ModelConfig(**sizes, **shape, num_kv_heads=2, encoder_decoder=pair)
+    square, fed = 8 * 8, 3 * 8 * 12
+    read = 2 * (4 * square + fed + 2 * 8) + 3 * 2 * square
+    written = 3 * (4 * square + 2 * square + fed + 3 * 8) + 100 * 8
+    scores = 16 * (2 * 20 * 20 + 3 * 6 * (3 + 20))
+    assert flops_per_pair(model, 20, 6) == pytest.approx(6 * (20 * read + 6 * written + scores))
+    config = TrainConfig(model=model, data={"sequence_length": 256}, objective={"name": "span_corruption"})
+    # Of 256 tokens 217 and 13 sentinels are read, in rows of a multiple of 8; 39 and 13 sentinels are written.
+    assert flops_per_data_token(config, 256) == flops_per_pair(model, 240, 56) / 256
