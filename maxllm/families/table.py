@@ -34,7 +34,7 @@ def failures(table: Table) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    columns = list(next(iter(table.values())))
+    columns = list(next(iter(table.values()), {}))
     lines = [["model", *columns], ["---"] * (1 + len(columns))]
     for name, row in table.items():
         lines.append([name, *("**FAIL**" if row[column].failure else row[column].shown for column in columns)])

@@ -73,7 +73,8 @@ LATENT = dict(
     num_nextn_predict_layers=0,
 )  # fmt: skip
 
-# name: (class of the model, its config). Layers are as many as show every alternation.
+# name: (class of the model, its config). Layers are as many as show every alternation. New ones go last: seeds are
+# the order's.
 FAMILIES = {
     "gpt1": (hf.OpenAIGPTLMHeadModel, hf.OpenAIGPTConfig(**GPT)),
     "gpt2": (hf.GPT2LMHeadModel, hf.GPT2Config(**GPT)),
@@ -167,6 +168,26 @@ FAMILIES = {
             pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=START, forced_eos_token_id=None,
         ),
     ),
+    "electra_sequence": (
+        hf.ElectraForSequenceClassification,
+        hf.ElectraConfig(**ENCODER, embedding_size=32, type_vocab_size=2, num_labels=3),
+    ),
+    "deberta_v2_sequence": (
+        hf.DebertaV2ForSequenceClassification,
+        hf.DebertaV2Config(
+            **DEBERTA | dict(num_labels=3), max_relative_positions=6, position_buckets=-1, norm_rel_ebd="none",
+            share_att_key=False, pos_att_type="c2p|p2c",
+        ),
+    ),
+    "transformer": (
+        hf.OPTForCausalLM,
+        hf.OPTConfig(
+            **WORDS, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32,
+            max_position_embeddings=32, do_layer_norm_before=False, activation_function="relu",
+            tie_word_embeddings=False,
+            maxllm=dict(biases=["mlp"], embedding_scale=32**0.5, tie_embeddings=True),
+        ),
+    ),
 }  # fmt: skip
 
 
@@ -183,6 +204,23 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
         tensor.data.copy_(1 + noise if id(tensor) in around_one else noise)
     if model.config.model_type == "t5" and model.config.tie_word_embeddings:
         model.shared.weight.data *= 5  # logits are divided by sqrt(d_model)
+    if model.config.model_type == "opt":
+        to_transformer(model)
+
+
+def to_transformer(model: torch.nn.Module) -> None:
+    """An OPT that is the original Transformer's decoder (Vaswani et al. 2017): sinusoids, biases in its feed-forward
+    layers only, the head's table times sqrt(d_model) for words."""
+    decoder, size = model.model.decoder, model.config.hidden_size
+    for position in range(model.config.max_position_embeddings):
+        angles = position / 10000 ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
+        decoder.embed_positions.weight.data[position + 2, 0::2] = angles.sin().float()
+        decoder.embed_positions.weight.data[position + 2, 1::2] = angles.cos().float()
+    decoder.embed_positions.weight.data[:2] = 0
+    decoder.embed_tokens.weight.data.copy_(model.lm_head.weight.data * size**0.5)
+    for layer in decoder.layers:
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            getattr(layer.self_attn, name).bias.data.zero_()
 
 
 class Reference:
