@@ -34,10 +34,9 @@ def computed(config: ModelConfig) -> dict[str, Any]:
     values["attention_scale"] = config.attention_scale or config.head_size**-0.5
     windows = config.windows
     values["global_every"] = [windows[i % len(windows)] for i in range(config.num_layers)]
-    if config.rope_local_theta is None and config.rope_scaling is None:
-        values["rope_local_theta"] = config.rope_theta
-    if config.window is None:
-        values.pop("rope_local_theta")
+    alike = config.rope_local_theta == config.rope_theta and config.rope_scaling is None
+    if alike or config.window is None:
+        values["rope_local_theta"] = None  # layers with a window, if any, turn as the others do
     if config.positions != "rope":
         for name in ("rope_theta", "rope_local_theta", "rope_scaling"):
             values.pop(name, None)

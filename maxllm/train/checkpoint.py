@@ -30,6 +30,7 @@ from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from orbax.checkpoint._src.serialization.types import DefaultSerializationStatusCallback, TransferPriority
 
 from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
@@ -64,8 +65,8 @@ class Checkpoints:
       folder: where the step folders live; a local or shared path, or `gs://...`.
       keep: how many to keep. The oldest goes after the newest is whole, so keep + 1 exist for a moment.
       say: called with a sentence, by process 0, when a checkpoint turns out damaged.
-      lean: copy one array off the devices at a time, or as many as LEAN holds, so that a model need not fit in the
-        host's memory; saving then takes the devices' time too, and they must not change the arrays meanwhile.
+      lean: copy one array of the item `parameters` off the devices at a time, or as many as LEAN holds, so that a
+        model need not fit in the host's memory; the arrays must not change until it is written.
     """
 
     def __init__(
@@ -98,12 +99,14 @@ class Checkpoints:
             read_only=self._read_only,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_files),
         )
-        registry = None
+        handlers = None
         if self._lean:
-            registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-            handler = ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=LEAN)
-            registry.add(None, ocp.args.PyTreeSave, handler)
-        return ocp.CheckpointManager(self.folder, options=options, handler_registry=registry)
+            arrays = ocp.type_handlers.ArrayHandler(callback=_OneByOne())
+            registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+            lean = ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=LEAN, type_handler_registry=registry)
+            # Whoever names one item's handler has to name all.
+            handlers = {item: ocp.JsonCheckpointHandler() for item in ("meta", "tokenizer")} | {"parameters": lean}
+        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first. Their wholeness is not checked."""
@@ -289,6 +292,13 @@ class Checkpoints:
             if _measure(file)[1] != checksum:
                 return f"{name} does not have the bytes that were written"
         return ""
+
+
+class _OneByOne(DefaultSerializationStatusCallback):
+    """Without it Orbax copies everything at once, whatever the limit."""
+
+    def key_priority(self, _: Any) -> TransferPriority:
+        return TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
 
 
 class _Damaged(Exception):

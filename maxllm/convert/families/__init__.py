@@ -25,6 +25,7 @@ from maxllm.convert.families import (
     roberta,
     t5,
     transformer,
+    unknown,
 )
 from maxllm.convert.family import Family, Settings
 
@@ -59,8 +60,11 @@ def by_model_type(settings: Settings) -> Family:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
-    supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
-    raise UserError(f"{settings.where}: model_type {model_type!r} is not supported; supported: {supported}")
+    supported = sorted(name for family in FAMILIES for name in family.model_types)
+    hint = unknown.nearest(str(model_type), supported)
+    raise UserError(
+        f"{settings.where}: model_type {model_type!r} is not supported{hint}; supported: {', '.join(supported)}"
+    )
 
 
 def by_name(name: str) -> Family:
