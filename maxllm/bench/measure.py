@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ from maxllm.bench import table
 from maxllm.bench.program import Program, alternate
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
+from maxllm.huge_pages import environment_for
 
 HERE = Path(__file__).parent
 # what: (our module, the twin's file, how much work a repetition is)
@@ -35,7 +37,8 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(config.model_dump_json())
-        programs = [_start(OURS, [sys.executable, "-m", module, str(file)], say)]
+        # As `maxllm train` would start it; the twins start as their users start them.
+        programs = [_start(OURS, [sys.executable, "-m", module, str(file)], say, environment_for(os.environ))]
         if torch_python:
             command = [torch_python, str(HERE / twin), str(file)]
             programs.append(_start("PyTorch", command, say))
@@ -50,10 +53,12 @@ def measure(
     return table.rows(ordered, abouts, work(config), peak)
 
 
-def _start(name: str, command: list[str], say: Callable[[str], None]) -> Program:
+def _start(
+    name: str, command: list[str], say: Callable[[str], None], environment: dict[str, str] | None = None
+) -> Program:
     say(f"{name}: starting and compiling")
     began = time.perf_counter()
-    program = Program(name, command)
+    program = Program(name, command, environment)
     say(f"{name}: ready after {time.perf_counter() - began:.0f} s ({program.about['versions']})")
     return program
 

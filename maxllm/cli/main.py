@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from maxllm import __version__
 from maxllm.config.errors import UserError
+from maxllm.huge_pages import start_again_with_huge_pages
 
 # verb -> module; the order is the road's.
 VERBS = {
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         split = arguments.index("--")
         arguments, rest = arguments[:split], arguments[split + 1 :]
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    if argv is None and verb == "train":
+        start_again_with_huge_pages()
     parser = build_parser(verb)
     args, late = parser.parse_known_args(arguments)
     # argparse takes no positional after an option; an override may stand anywhere all the same.

@@ -1,0 +1,37 @@
+"""Huge pages are asked for once, where the kernel gives them, and never against the user's own setting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maxllm import huge_pages
+
+
+def test_only_where_the_kernel_leaves_it_to_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huge_pages, "KERNEL", tmp_path / "enabled")
+    assert huge_pages.environment_for({}) == {}
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    assert huge_pages.environment_for({}) == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert huge_pages.environment_for({"GLIBC_TUNABLES": ""}) == {}
+    (tmp_path / "enabled").write_text("[always] madvise never\n")
+    assert huge_pages.environment_for({}) == {}
+
+
+def test_the_command_starts_again_once_with_the_same_arguments(tmp_path: Path) -> None:
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom maxllm import huge_pages\n"
+        f"huge_pages.KERNEL = Path({str(tmp_path / 'enabled')!r})\n"
+        "print(os.getpid(), flush=True)\nhuge_pages.start_again_with_huge_pages()\n"
+        "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:], flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "a b", "--c=d"], capture_output=True, text=True, check=True, env={"PATH": ""}
+    )
+    first, second, said = done.stdout.splitlines()
+    assert first == second and said == "glibc.malloc.hugetlb=1 ['a b', '--c=d']"
