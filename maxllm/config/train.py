@@ -199,6 +199,10 @@ class TrainConfig(Section):
             raise ValueError("objective.name replaced_token needs model.encoder.generator_factor (ELECTRA: 0.25)")
         if name == "masked_lm" and encoder.generator_factor:
             raise ValueError("model.encoder.generator_factor goes with objective.name replaced_token, not masked_lm")
+        if self.model.labels:
+            raise ValueError("model.labels: no objective.name learns labels, and token data has none; leave it out")
+        if name == "masked_lm" and encoder.head == "replaced":
+            raise ValueError("model.encoder.head replaced scores no words; objective.name masked_lm needs words")
         return self
 
     @model_validator(mode="after")
