@@ -29,27 +29,45 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-# Mesh axes, micro-batches. Within a capacity, rows route for themselves: the layout decides nothing there either.
+# Mesh axes, micro-batches, family. Within a capacity, rows route for themselves: the layout decides nothing there
+# either. Routers' losses see a micro-batch: those of the family that has them are compared for as many.
 LAYOUTS = [
-    ({"expert": 4}, 4, None),
-    ({"expert": 2, "tensor": 2, "fsdp": 2}, 1, None),
-    slow({"expert": 2, "tensor": 2, "fsdp": 2}, 4, None),
-    slow({"expert": 4}, 1, None),
-    slow({"expert": 4, "data": 2}, 1, None),
-    slow({"expert": 2, "context": 2, "data": 2}, 1, None),
-    slow({"fsdp": 8}, 1, None),
-    slow({"fsdp": 8}, 4, None),
-    slow({"tensor": 4}, 1, None),
-    slow({"tensor": 4}, 4, None),
-    slow({"expert": 4}, 4, 0.75),
-    slow({"expert": 2, "tensor": 2, "fsdp": 2}, 1, 0.75),
+    ({"expert": 4}, 4, "mixtral"),
+    ({"expert": 2, "tensor": 2, "fsdp": 2}, 1, "deepseek"),
+    slow({"expert": 2, "tensor": 2, "fsdp": 2}, 4, "deepseek"),
+    slow({"expert": 4}, 1, "deepseek"),
+    slow({"fsdp": 4, "data": 2}, 4, "deepseek"),
+    slow({"expert": 2, "tensor": 2, "fsdp": 2}, 1, "mixtral"),
+    slow({"expert": 2, "tensor": 2, "fsdp": 2}, 4, "mixtral"),
+    slow({"expert": 4}, 1, "mixtral"),
+    slow({"expert": 4, "data": 2}, 1, "mixtral"),
+    slow({"expert": 2, "context": 2, "data": 2}, 1, "mixtral"),
+    slow({"fsdp": 8}, 1, "mixtral"),
+    slow({"fsdp": 8}, 4, "mixtral"),
+    slow({"tensor": 4}, 1, "mixtral"),
+    slow({"tensor": 4}, 4, "mixtral"),
+    slow({"expert": 4}, 4, "within a capacity"),
+    slow({"expert": 2, "tensor": 2, "fsdp": 2}, 1, "within a capacity"),
 ]
 
 
-def config(capacity_factor: float | None) -> ModelConfig:
+FAMILIES = {
+    "mixtral": {"num_experts": 4},
+    "within a capacity": {"num_experts": 4, "capacity_factor": 0.75},
+    "deepseek": {
+        "num_experts": 8,
+        "latent_attention": {"query_rank": 16, "rank": 8, "nope_dim": 4, "rope_dim": 4, "value_dim": 6},
+        "routing": {"scores": "sigmoid", "groups": 4, "groups_per_token": 2, "scale": 2.5, "dense_layers": 1}
+        | {"expert_size": 16, "shared_size": 16, "balance_loss": 0.1, "z_loss": 0.1, "bias_rate": 0.1},
+        "prediction_layers": 1,
+    },
+}
+
+
+def config(family: str) -> ModelConfig:
     shape = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 8}
-    experts = {"num_experts": 4, "experts_per_token": 2, "capacity_factor": capacity_factor}
-    return ModelConfig(**shape, **experts, num_kv_heads=4, max_positions=LENGTH)
+    heads = {"num_kv_heads": 8 if family == "deepseek" else 4}
+    return ModelConfig(**shape, **heads, **FAMILIES[family], max_positions=LENGTH)
 
 
 def packed_rows() -> Batch:
@@ -69,16 +87,16 @@ def mesh_of(axes: dict[str, int]):
 
 
 @functools.cache
-def initial() -> nnx.State:
+def initial(family: str) -> nnx.State:
     """Larger than a training run begins with, so that experts differ and no choice between them is close; much larger,
     and float32's own rounding reaches 1e-5 in the gradients."""
-    return jax.tree.map(lambda x: 3 * x, nnx.state(create(config(None), ComputeConfig(), mesh_of({}), seed=0)))
+    return jax.tree.map(lambda x: 3 * x, nnx.state(create(config(family), ComputeConfig(), mesh_of({}), seed=0)))
 
 
-def loss_and_gradients(axes: dict[str, int], micro_batches: int, capacity_factor: float | None):
-    mesh, model = mesh_of(axes), config(capacity_factor)
+def loss_and_gradients(axes: dict[str, int], micro_batches: int, family: str):
+    mesh, model = mesh_of(axes), config(family)
     check_layout(model, mesh, ROWS // micro_batches, LENGTH)
-    parameters = jax.device_put(initial(), shardings(initial(), mesh))
+    parameters = jax.device_put(initial(family), shardings(initial(family), mesh))
     structure, _ = abstract(model, ComputeConfig(dtype="float32", loss_chunk=20))
     compute_gradients = functools.partial(accumulated_gradients, structure, causal_lm, accumulation_steps=micro_batches)
     with jax.set_mesh(mesh):
@@ -87,13 +105,14 @@ def loss_and_gradients(axes: dict[str, int], micro_batches: int, capacity_factor
 
 
 @functools.cache
-def truth(capacity_factor: float | None):
-    return loss_and_gradients({}, 1, capacity_factor)
+def truth(family: str, micro_batches: int):
+    return loss_and_gradients({}, micro_batches, family)
 
 
-@pytest.mark.parametrize("axes, micro_batches, capacity_factor", LAYOUTS, ids=str)
-def test_a_layout_gives_the_loss_and_every_gradient_of_one_device(axes, micro_batches, capacity_factor):
-    (loss, gradients), (want, wanted) = loss_and_gradients(axes, micro_batches, capacity_factor), truth(capacity_factor)
+@pytest.mark.parametrize("axes, micro_batches, family", LAYOUTS, ids=str)
+def test_a_layout_gives_the_loss_and_every_gradient_of_one_device(axes, micro_batches, family):
+    (loss, gradients) = loss_and_gradients(axes, micro_batches, family)
+    want, wanted = truth(family, micro_batches if family == "deepseek" else 1)
     np.testing.assert_allclose(loss, want, rtol=TOLERANCE)
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():
@@ -104,8 +123,8 @@ def test_a_layout_gives_the_loss_and_every_gradient_of_one_device(axes, micro_ba
 def test_no_choice_of_an_expert_here_is_close():
     """Otherwise rounding, which differs between layouts, could send a token elsewhere and the comparison would be
     one of two models."""
-    structure, _ = abstract(config(None), ComputeConfig(dtype="float32"))
-    model: Decoder = nnx.merge(structure, initial())
+    structure, _ = abstract(config("mixtral"), ComputeConfig(dtype="float32"))
+    model: Decoder = nnx.merge(structure, initial("mixtral"))
     batch = packed_rows()
     margins = []
 
