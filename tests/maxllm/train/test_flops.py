@@ -63,5 +63,5 @@ def test_a_token_of_a_pair_meets_its_own_stack():
     scores = 16 * (2 * 20 * 20 + 3 * 6 * (3 + 20))
     assert flops_per_pair(model, 20, 6) == pytest.approx(6 * (20 * read + 6 * written + scores))
     config = TrainConfig(model=model, data={"sequence_length": 256}, objective={"name": "span_corruption"})
-    # Of 256 tokens 217 and 13 sentinels are read, in rows of a multiple of 8; 39 and 13 sentinels are written.
+    # Of 256 tokens 38 are noise, in 13 spans: 218 + 13 and an end are read, 38 + 13 and an end written; rounded.
     assert flops_per_data_token(config, 256) == flops_per_pair(model, 240, 56) / 256
