@@ -76,7 +76,8 @@ def pair_up(batch: Batch, draws: Sequence[Draw], ids: Ids) -> Batch:
 def _stretch(draw: Draw, size: int) -> np.ndarray:
     """Up to `size` successive tokens of one of another row's segments, of those that are long enough if any is."""
     row = draw.other(draw.random)
-    segments = runs(row.segment_ids[0])
+    # Not a segment's first token: a document's begin mark would give the other away.
+    segments = [slice(at.start + (at.stop - at.start > 1), at.stop) for at in runs(row.segment_ids[0])]
     long = [at for at in segments if at.stop - at.start >= size] or [max(segments, key=lambda at: at.stop - at.start)]
     at = long[int(draw.random.integers(len(long)))]
     begin = at.start + int(draw.random.integers(max(at.stop - at.start - size, 0) + 1))
