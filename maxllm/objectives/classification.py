@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from maxllm.batch import Batch
 from maxllm.objectives.weighted import Weighted
 
 
-def classification(model: object, batch: Batch, rngs: object = None) -> dict[str, Weighted]:
+def classification(model: Any, batch: Batch, rngs: object = None) -> dict[str, Weighted]:
     """Cross-entropy in nats of `batch.labels`: of each token, or of each text at its first token, by
     `model.labels.kind`; -1 and below is no label. `accuracy`: share of labels that score best.
 
@@ -18,7 +20,7 @@ def classification(model: object, batch: Batch, rngs: object = None) -> dict[str
     return label_terms(labelled(model, batch), batch, per_text=model.config.labels.kind != "token")
 
 
-def rerank(model: object, batch: Batch, rngs: object = None, *, texts: int | None = None) -> dict[str, Weighted]:
+def rerank(model: Any, batch: Batch, rngs: object = None, *, texts: int | None = None) -> dict[str, Weighted]:
     """A cross-encoder's score s of each text, which holds a query and a passage (Nogueira and Cho 2019).
 
     Pointwise: -log sigmoid(s) of a text labelled 1, -log sigmoid(-s) of one labelled 0. With `texts`, the number of
@@ -39,7 +41,7 @@ def rerank(model: object, batch: Batch, rngs: object = None, *, texts: int | Non
     return {"loss": Weighted((loss * counts).sum(), weight), "accuracy": Weighted((right * counts).sum(), weight)}
 
 
-def labelled(model: object, batch: Batch) -> jax.Array:
+def labelled(model: Any, batch: Batch) -> jax.Array:
     """What the model's head for labels makes of a batch: float32 `[batch, length, count]`."""
     inputs = (batch.tokens, batch.positions, batch.segment_ids)
     types = () if batch.types is None else (batch.types,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,7 @@ from maxllm.objectives.weighted import Weighted
 
 
 def contrastive(
-    model: object, batch: Batch, rngs: object = None, *, texts: int = 2, temperature: float = 0.05
+    model: Any, batch: Batch, rngs: object = None, *, texts: int = 2, temperature: float = 0.05
 ) -> dict[str, Weighted]:
     """InfoNCE with in-batch negatives (van den Oord et al. 2018; Karpukhin et al. 2020; temperature as in SimCSE):
 

@@ -18,16 +18,18 @@ from maxllm.optim.sparsity import sparse
 
 
 def decays(parameters: Any) -> Any:
-    """True for each parameter that weight decay pulls on: every matrix and the embedding, not the norms' weights.
+    """True for each parameter that weight decay pulls on: every matrix and the embedding, not biases, not the norms'
+    weights, nor small tables (of positions).
 
-    Decided by logical axes, not by rank: a stacked norm weight is `[layers, embed]` and still no matrix. The
-    embedding decays as in GPT-2, Llama and nanoGPT.
+    Decided by logical axes and not by rank: a stacked norm weight is `[layers, embed]` and still no matrix. The
+    embedding decays as in GPT-2, Llama and nanoGPT. Biases do not, as in BERT and GPT-2.
     """
-    return jax.tree.map(
-        lambda parameter: "norm" not in parameter.get_metadata("axes"),
-        parameters,
-        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
-    )
+
+    def decay(path: tuple[Any, ...], parameter: Any) -> bool:
+        name, axes = path[-1].key, parameter.get_metadata("axes")
+        return name != "bias" and ("norm" not in axes or (name == "kernel" and "embed" in axes))
+
+    return jax.tree_util.tree_map_with_path(decay, parameters, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -12,8 +12,9 @@ from flax import nnx
 from maxllm.batch import Batch
 from maxllm.config.compute import ComputeConfig
 from maxllm.config.model import ModelConfig
-from maxllm.models import create
+from maxllm.models import abstract
 from maxllm.parallel.mesh import single_device_mesh
+from maxllm.parallel.rules import shardings
 
 WORDS, LENGTHS = 48, ((5, 8), (7, 3, 4))  # segments of two rows of 16, the rest padding
 BERT = ModelConfig(
@@ -59,8 +60,15 @@ ELECTRA = changed(
 )
 
 
-def model(config: ModelConfig = BERT, dtype: str = "float32", mesh: Any = None, **compute: Any) -> nnx.Module:
-    return create(config, ComputeConfig(dtype=dtype, **compute), mesh or single_device_mesh(), 0)
+def model(config: ModelConfig = BERT, mesh: Any = None) -> nnx.Module:
+    """With every parameter random, biases and norms too, made by NumPy: compiling `create` takes longer than a test."""
+    structure, parameters = abstract(config, ComputeConfig(dtype="float32"))
+    random, found = np.random.default_rng(0), []
+    for path, leaf in nnx.to_flat_state(parameters):
+        noise = 0.2 * random.normal(size=leaf.shape).astype(np.float32)
+        found.append((path, leaf.replace(1 + noise if path[-1] == "weight" else noise)))
+    state = nnx.from_flat_state(found)
+    return nnx.merge(structure, jax.device_put(state, shardings(parameters, mesh or single_device_mesh())))
 
 
 def packed(rows: int = 2, seed: int = 0) -> Batch:

@@ -35,6 +35,16 @@ def test_decay_pulls_on_every_matrix_and_on_no_norm_stacked_or_not():
     assert kept == {"layers.attention_norm.weight", "layers.mlp_norm.weight", "norm.weight"}
 
 
+def test_decay_pulls_on_no_bias_and_on_heads_matrices():
+    shape = {"architecture": "encoder", "positions": "learned", "tie_embeddings": True, "norm": "layer"}
+    biases = ("query_key_value", "output", "mlp")
+    head = {"head": "next_sentence", "embedding_size": 16}
+    _, parameters = abstract(ModelConfig(**shape, biases=biases, gated=False, encoder=head))
+    kept = {path for path, decay in nnx.to_flat_state(decays(parameters)) if not decay}
+    assert {path[-1] for path in kept} == {"bias", "weight", "embedding"}
+    assert {path for path in kept if path[-1] == "embedding"} == {("position", "embedding")}
+
+
 def test_a_step_is_adamws_formula_with_clipping():
     config = OptimizerConfig(learning_rate=0.1, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
     optimizer = make_optimizer(config, ScheduleConfig(final_ratio=1.0), 10)
