@@ -73,7 +73,7 @@ class TensorFile:
                 f"{self.path}: tensor {name} has dtype {dtype_name}; only {', '.join(DTYPES)} can be imported, "
                 "quantized weights must be converted first"
             )
-        if end - begin != math.prod(shape) * dtype.itemsize:
+        if begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
             raise UserError(f"{self.path}: tensor {name} has a shape that does not match its bytes; the file is broken")
         return dtype
 
@@ -112,6 +112,10 @@ class TensorFolder:
             self.index = SINGLE
             file = TensorFile(folder / SINGLE)
             named = {tensor: file for tensor in file.names}
+        elif shard := next(iter(sorted(folder.glob("*.safetensors"))), None):
+            raise UserError(
+                f"{folder} holds {shard.name}, but no {INDEX} that says which tensor lies where; copy it too"
+            )
         else:
             raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}; pickled weights (.bin) are not read")
         self.files = {canonical(tensor): file for tensor, file in named.items()}
