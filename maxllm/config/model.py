@@ -127,8 +127,8 @@ class ModelConfig(Section):
     def generator(self) -> ModelConfig:
         """ELECTRA's: as deep, `generator_factor` as wide, with tables of our width (Clark et al. 2020, section 3.2)."""
         sizes = self._generator_sizes()
-        encoder = {"head": "words", "generator_factor": None}
-        encoder["embedding_size"] = self.encoder.embedding_size or self.hidden_size
+        width = self.encoder.embedding_size or self.hidden_size
+        encoder = {"head": "words", "generator_factor": None, "embedding_size": width}
         changed = {"encoder": self.encoder.model_dump() | encoder, "tie_embeddings": True, "head_dim": None}
         return ModelConfig(**self.model_dump() | sizes | changed)
 
