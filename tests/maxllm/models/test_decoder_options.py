@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from maxllm.config.compute import ComputeConfig
+from maxllm.config.errors import UserError
 from maxllm.config.model import ModelConfig
+from maxllm.config.parallel import MeshConfig
 from maxllm.kernels import query_blocks
 from maxllm.models import KVCache, create
-from maxllm.parallel.mesh import single_device_mesh
+from maxllm.parallel.mesh import make_mesh, single_device_mesh
+from maxllm.parallel.rules import check_layout
 
 SHAPE = {"vocab_size": 32, "hidden_size": 24, "intermediate_size": 16, "num_layers": 2, "max_positions": 32}
 SHAPE |= {"num_heads": 6, "num_kv_heads": 6, "init_std": 0.3}
@@ -66,8 +69,10 @@ def everything(config: ModelConfig) -> None:
         return logits[0, 5:13], logits[1, :8], model.logits(hidden.reshape(8, -1)), gradients
 
     packed, alone, cached, gradients = jax.jit(run)(parameters)
-    np.testing.assert_allclose(packed, alone, atol=1e-5)
-    np.testing.assert_allclose(cached, alone, atol=1e-5)
+    # Weights are large, so that a wrong key shows; five layers of them make float32's rounding 1e-5.
+    tolerance = 5e-5 * max(1.0, float(jnp.std(alone)))
+    np.testing.assert_allclose(packed, alone, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(cached, alone, rtol=0, atol=tolerance)
     assert float(jnp.std(alone)) > 0.01
     for path, gradient in nnx.to_flat_state(gradients):
         assert np.isfinite(gradient[...]).all() and np.any(gradient[...]), path
@@ -115,7 +120,13 @@ OTHERS = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # an example compiles for seconds: looking for a smaller one takes an hour
+    suppress_health_check=list(HealthCheck),
+)
 @given(positions=POSITIONS, others=OTHERS)
 def test_any_assembly_keeps_them(positions, others):
     everything(ModelConfig(**(SHAPE | positions | others)))
@@ -136,3 +147,32 @@ def test_any_assembly_keeps_them(positions, others):
 def test_what_cannot_be_computed_is_refused_in_a_sentence(settings, said):
     with pytest.raises(ValueError, match=said):
         ModelConfig(**(SHAPE | settings))
+
+
+@pytest.mark.parametrize("name", ["alibi", "dual-chunk"])
+def test_rows_spread_over_context_are_refused(name):
+    with pytest.raises(UserError, match="model.(positions alibi|dual_chunk): .* use mesh.context=1"):
+        check_layout(ModelConfig(**(SHAPE | CASES[name])), MeshConfig(context=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alibi", "dual-chunk"])
+def test_eight_devices_and_remat_change_nothing(name):
+    config = ModelConfig(**(SHAPE | {"num_heads": 4} | CASES[name] | {"num_kv_heads": 2}))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32, (4, 14)), jnp.int32)
+    positions = jnp.asarray([[*range(5), *range(9)]] * 4, jnp.int32)
+    ids = jnp.asarray([[1] * 5 + [2] * 9] * 4, jnp.int32)
+
+    def loss_and_gradients(mesh, remat):
+        structure, parameters = nnx.split(create(config, ComputeConfig(dtype="float32", remat=remat), mesh, seed=0))
+
+        def loss(parameters):
+            return jnp.mean(jnp.square(nnx.merge(structure, parameters)(tokens, positions, ids)))
+
+        with jax.set_mesh(mesh):
+            return jax.jit(jax.value_and_grad(loss))(parameters)
+
+    want = loss_and_gradients(single_device_mesh(), "none")
+    got = loss_and_gradients(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), "attention")
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
