@@ -116,13 +116,15 @@ class Tokenizer:
         return [self._enclose(ids, bos, eos) for ids in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. Special tokens give nothing; bytes that are not UTF-8 give U+FFFD."""
-        text = b"".join(self._pieces[i] for i in ids).decode("utf-8", "replace")
+        """The text of `ids`. Special tokens and ids that are a model's alone give nothing; bytes that are not UTF-8
+        give U+FFFD."""
+        text = b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
         return text[1:] if self._codec.adds_space and text.startswith(" ") else text
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What one id adds to the text; b"" for a special token. Perhaps only a part of a character."""
-        return self._pieces[token_id]
+        """What one id adds to the text; b"" for a special token, and for one that only a model's table has
+        (sentinels, rows that round it up). Perhaps only a part of a character."""
+        return self._pieces[token_id] if token_id < self.vocab_size else b""
 
     def byte_stream(self) -> ByteStream:
         return ByteStream(self)

@@ -85,6 +85,13 @@ def test_digits_are_single_tokens(tokenizer):
     assert len(tokenizer.encode("20261121")) == 8
 
 
+def test_ids_that_only_a_model_has_give_no_text(tokenizer):
+    ids = tokenizer.encode("a span")
+    sentinel = tokenizer.vocab_size + 3
+    assert tokenizer.decode([sentinel, *ids, sentinel]) == "a span"
+    assert tokenizer.token_bytes(sentinel) == b""
+
+
 def test_special_tokens_in_text_are_text_unless_asked(tokenizer):
     text = "<|im_start|>x<|im_end|>"
     assert not tokenizer.special_ids & set(tokenizer.encode(text))
