@@ -41,6 +41,7 @@ from maxllm.families.texts import (
     scores,
 )
 from maxllm.generate.engine import Engine
+from maxllm.generate.prompt import begins_with
 from maxllm.parallel.mesh import make_mesh, place_batch
 from maxllm.parallel.rules import check_layout
 
@@ -290,7 +291,7 @@ def continued(model: nnx.Module, prompts: list[np.ndarray]) -> list[np.ndarray]:
 def uncached(subject: Subject, text: Text) -> np.ndarray:
     """The likeliest tokens after `text`, each from a whole pass over all before it."""
     pair = subject.config.architecture == "encoder_decoder"
-    begin = np.array([subject.config.encoder_decoder.start_id], np.int32) if pair else text.tokens
+    begin = np.array(begins_with(subject.config), np.int32) if pair else text.tokens
     run, own = compiled(scores, subject.model), begin
     filler = np.zeros(GENERATED, np.int32)  # causal: what comes later changes nothing, and one length is one program
     for _ in range(GENERATED):

@@ -13,7 +13,7 @@ from maxllm.config.tokenize import TokenizeConfig
 
 @pytest.fixture(scope="session")
 def documentation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The language reference that comes with Python (what `help()` shows), in a vocabulary of 512, packed for 32."""
+    """The language reference that comes with Python (what `help()` shows), in a vocabulary of 384, packed for 32."""
     from pydoc_data.topics import topics
 
     from data_beam.tokens import tokenize
@@ -26,7 +26,7 @@ def documentation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = {
         "documents": [str(folder / "documents.jsonl")],
         "output": str(folder / "tokens"),
-        "tokenizer": {"vocab_size": 512},
+        "tokenizer": {"vocab_size": 384},
         "sequence_lengths": [32],
         "shards": 1,
     }
