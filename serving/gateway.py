@@ -210,7 +210,9 @@ class Gateway:
         if len(prompt) > self._longest_prompt:
             sentence = f"the prompt has {len(prompt)} characters, more than the tokens that are accepted can hold"
             raise Failure(Reason.INVALID, sentence, "prompt")
-        return tuple(self.tokenizer.encode(prompt, bos=ask.bos))
+        # An encoder's text is ended, as in training.
+        eos = self.scheduler.engine.model_config.architecture == "encoder_decoder"
+        return tuple(self.tokenizer.encode(prompt, bos=ask.bos, eos=eos))
 
     def _request(self, ask: Ask, prompt: tuple[int, ...], copy: int, request_id: str) -> Request:
         defaults = self.sampling
