@@ -62,9 +62,9 @@ def test_a_token_goes_where_its_paper_says(name):
 @functools.cache
 def layer(name: str, capacity_factor: float | None = None) -> MoE:
     routing = ROUTINGS[name]
-    moe = MoE(
-        EMBED, EXPERT, EXPERTS, CHOSEN, capacity_factor=capacity_factor, routing=routing, std=0.5, rngs=nnx.Rngs(0)
-    )
+    shape = (EMBED, EXPERT, EXPERTS, CHOSEN)
+    options = {"capacity_factor": capacity_factor, "routing": routing, "std": 0.5}
+    moe = nnx.jit(lambda: MoE(*shape, **options, rngs=nnx.Rngs(0)))()
     if routing.bias:
         moe.router.bias[...] = jnp.float32(some_bias(routing))
     return moe
