@@ -42,7 +42,7 @@ def _read_shard(
 ) -> jax.Array:
     blocks = list(_blocks(ranges, len(mapping.leading(path)), dtype.itemsize))
     if len(blocks) == 1:
-        return jax.device_put(_read_block(folder, mapping, path, dtype, ranges), device)
+        return jax.device_put(_read_block(folder, mapping, path, dtype, ranges), device).block_until_ready()
     shape = tuple(end - begin for begin, end in ranges)
     zeros = jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=SingleDeviceSharding(device))
     shard = zeros()  # made there, not here

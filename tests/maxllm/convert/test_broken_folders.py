@@ -101,7 +101,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "an unknown architecture": (lambda folder: edit(folder, model_type="gpt_neox"), "the nearest is gpt2, but"),
     "a config of another model": (lambda folder: edit(folder, n_embd=32, n_head=2), r"has shape \[384, 16\]"),
     "another number of layers": (lambda folder: edit(folder, n_layer=1), "and 11 other tensors"),
-    "a config that is no config": (lambda folder: edit(folder, n_embd="wide"), "hidden_size: Input should be a valid integer"),
+    "a width in words": (lambda folder: edit(folder, n_embd="wide"), "hidden_size: Input should be a valid int"),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer.*")],
         "neither tokenizer.model nor tokenizer.json",

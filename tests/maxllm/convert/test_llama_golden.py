@@ -17,7 +17,7 @@ from maxllm.convert.safetensors_io import TensorFolder, entries_of, write_folder
 from maxllm.parallel.mesh import make_mesh
 
 GOLDEN = Path(__file__).parent / "golden"
-VARIANTS = sorted(path.name for path in GOLDEN.iterdir())
+VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
 
 
 def logits_of(folder: Path, **options) -> tuple[np.ndarray, np.ndarray]:
