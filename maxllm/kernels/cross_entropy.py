@@ -23,28 +23,36 @@ _LOGITS = 2**28
 Parts = tuple[jax.Array, jax.Array, jax.Array]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def cross_entropy(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int = 0
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int = 0,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Σ weights · -log softmax(hidden · head)[targets], in nats, float32.
 
     `hidden` `[batch, length, embed]`, `head` `[embed, vocab]` of any dtype, `targets` int32 and `weights` float32
     `[batch, length]`. The product is in `hidden`'s dtype, accumulated in float32. `chunk`: tokens whose logits exist at
-    once on a device; 0 = by the vocabulary's size. No gradient flows to `weights`.
+    once on a device; 0 = by the vocabulary's size. `softcap` c: logits become c · tanh(logit / c) first (Gemma 2). No
+    gradient flows to `weights`.
 
     The gradients are computed with the loss, while a chunk's logits are there (as Liger Kernel does, Hsu et al. 2024),
     so that the backward pass only scales them: nothing is computed twice.
     """
-    return _on_the_mesh(hidden, head, targets, weights, chunk, gradients=False)[0]
+    return _on_the_mesh(hidden, head, targets, weights, chunk, softcap, gradients=False)[0]
 
 
-def _forward(hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int):
-    total, d_hidden, d_head = _on_the_mesh(hidden, head, targets, weights, chunk, gradients=True)
+def _forward(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int, softcap: float | None
+):
+    total, d_hidden, d_head = _on_the_mesh(hidden, head, targets, weights, chunk, softcap, gradients=True)
     return total, (d_hidden, d_head.astype(head.dtype))
 
 
-def _backward(chunk: int, saved: tuple[jax.Array, jax.Array], scale: jax.Array):
+def _backward(chunk: int, softcap: float | None, saved: tuple[jax.Array, jax.Array], scale: jax.Array):
     d_hidden, d_head = saved
     return (d_hidden * scale).astype(d_hidden.dtype), d_head * scale, None, None
 
@@ -53,7 +61,14 @@ cross_entropy.defvjp(_forward, _backward)
 
 
 def _on_the_mesh(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, chunk: int, *, gradients: bool
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    chunk: int,
+    softcap: float | None,
+    *,
+    gradients: bool,
 ) -> Parts:
     """Each device takes its own tokens and its own columns of the head. The schedule is written out, because the
     compiler would otherwise add up the head's gradient over all devices after every chunk rather than once.
@@ -61,7 +76,7 @@ def _on_the_mesh(
     The head is gathered, and its gradient added up, in the compute dtype: as every other parameter's.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    local = functools.partial(_local, chunk=chunk, gradients=gradients)
+    local = functools.partial(_local, chunk=chunk, softcap=softcap, gradients=gradients)
     head = cast(head, hidden.dtype, "embed", "vocab")
     if mesh.empty or mesh.size == 1:
         return local(hidden, head, targets, weights, token_axes=(), vocab_axes=(), embed_axes=())
@@ -88,6 +103,7 @@ def _local(
     weights: jax.Array,
     *,
     chunk: int,
+    softcap: float | None,
     gradients: bool,
     token_axes: tuple[str, ...],
     vocab_axes: tuple[str, ...],
@@ -98,15 +114,14 @@ def _local(
     Of d head each device gets the rows that `embed_axes`, some of `token_axes`, leave it.
     """
     if gradients and embed_axes and not chunk and _by_columns_pays():
-        return _by_columns(
-            hidden, head, targets, weights, token_axes=token_axes, vocab_axes=vocab_axes, embed_axes=embed_axes
-        )
+        axes = {"token_axes": token_axes, "vocab_axes": vocab_axes, "embed_axes": embed_axes}
+        return _by_columns(hidden, head, targets, weights, softcap=softcap, **axes)
     columns = jnp.arange(head.shape[1]) + (jax.lax.axis_index(vocab_axes) * head.shape[1] if vocab_axes else 0)
 
     def one(total_and_d_head: tuple[jax.Array, jax.Array], tokens: Parts):
         total, d_head = total_and_d_head
         rows, targets, weights = tokens
-        logits = jnp.matmul(rows, head, preferred_element_type=jnp.float32)
+        logits = _capped(jnp.matmul(rows, head, preferred_element_type=jnp.float32), softcap)
         top = _maximum(logits.max(axis=-1), vocab_axes)
         exponentials = jnp.exp(logits - top[:, None])
         denominator = _sum(exponentials.sum(axis=-1), vocab_axes)
@@ -119,7 +134,7 @@ def _local(
         if not gradients:
             return (total, d_head), None
         d_logits = exponentials * (weights / denominator)[:, None] - jnp.where(is_target, weights[:, None], 0.0)
-        d_logits = d_logits.astype(rows.dtype)
+        d_logits = _uncapped(d_logits, logits, softcap).astype(rows.dtype)
         d_head += jnp.matmul(rows.T, d_logits, preferred_element_type=jnp.float32)
         return (total, d_head), _sum(jnp.matmul(d_logits, head.T, preferred_element_type=jnp.float32), vocab_axes)
 
@@ -147,6 +162,7 @@ def _by_columns(
     targets: jax.Array,
     weights: jax.Array,
     *,
+    softcap: float | None,
     token_axes: tuple[str, ...],
     vocab_axes: tuple[str, ...],
     embed_axes: tuple[str, ...],
@@ -165,7 +181,8 @@ def _by_columns(
     def logits_of(block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         kernel = jax.lax.dynamic_slice_in_dim(head, block * size, size, axis=1)
         is_target = targets[:, None] == first + block * size + jnp.arange(size)
-        return kernel, jnp.matmul(rows, kernel, preferred_element_type=jnp.float32), is_target
+        logits = _capped(jnp.matmul(rows, kernel, preferred_element_type=jnp.float32), softcap)
+        return kernel, logits, is_target
 
     def measure(sums: Parts, block: jax.Array) -> tuple[Parts, None]:
         top, denominator, chosen = sums
@@ -183,7 +200,8 @@ def _by_columns(
     def differentiate(d_rows: jax.Array, block: jax.Array) -> tuple[jax.Array, jax.Array]:
         kernel, logits, is_target = logits_of(block)
         d_logits = jnp.exp(logits - top[:, None]) * (weights / denominator)[:, None]
-        d_logits = (d_logits - jnp.where(is_target, weights[:, None], 0.0)).astype(rows.dtype)
+        d_logits = d_logits - jnp.where(is_target, weights[:, None], 0.0)
+        d_logits = _uncapped(d_logits, logits, softcap).astype(rows.dtype)
         d_kernel = jnp.matmul(rows.T, d_logits, preferred_element_type=jnp.float32).astype(rows.dtype)
         d_kernel = jax.lax.psum_scatter(d_kernel, embed_axes, scatter_dimension=0, tiled=True)
         return d_rows + jnp.matmul(d_logits, kernel.T, preferred_element_type=jnp.float32), d_kernel
@@ -193,6 +211,15 @@ def _by_columns(
     copies = tuple(axis for axis in token_axes if axis not in embed_axes)
     d_hidden = _sum(d_rows, vocab_axes).astype(hidden.dtype).reshape(hidden.shape)
     return _sum(total, token_axes), d_hidden, _sum(d_head, copies)
+
+
+def _capped(logits: jax.Array, softcap: float | None) -> jax.Array:
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def _uncapped(d_logits: jax.Array, logits: jax.Array, softcap: float | None) -> jax.Array:
+    """The gradient of what `_capped` was given, from that of `logits`, which it returned: 1 - tanh²."""
+    return d_logits if softcap is None else d_logits * (1 - (logits / softcap) ** 2)
 
 
 def _column_block(tokens: int, columns: int) -> int:
@@ -225,8 +252,10 @@ def _maximum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return jax.lax.pmax(x, axes) if axes else x
 
 
-def token_cross_entropy(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> jax.Array:
+def token_cross_entropy(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, softcap: float | None = None
+) -> jax.Array:
     """-log softmax(hidden · head)[targets] for each token: float32 `[batch, length]`. All the logits at once."""
-    logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    logits = _capped(jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32), softcap)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen

@@ -25,7 +25,8 @@ def causal_lm(
     """
     told = () if batch.prefix is None else (batch.prefix,)
     hidden, losses = model.hidden_and_losses(batch.tokens, batch.positions, batch.segment_ids, *told)
-    total = cross_entropy(hidden, model.head_kernel(), batch.targets, batch.weights, loss_chunk)
+    cap = model.config.logits_softcap
+    total = cross_entropy(hidden, model.head_kernel(), batch.targets, batch.weights, loss_chunk, cap)
     plain = Weighted(total, batch.weights.sum())
     terms = {}
     if count := model.config.prediction_layers:
@@ -48,7 +49,7 @@ def _predictions(
         same = shifted(batch.segment_ids, number) == batch.segment_ids
         weights = shifted(batch.weights, number) * same
         targets = shifted(batch.targets, number)
-        total = cross_entropy(hidden, model.head_kernel(), targets, weights, loss_chunk)
+        total = cross_entropy(hidden, model.head_kernel(), targets, weights, loss_chunk, model.config.logits_softcap)
         terms[f"prediction_{number}"] = Weighted(total, weights.sum())
         losses.append(own)
     return terms, jax.tree.map(lambda *each: sum(each), *losses)

@@ -63,7 +63,7 @@ def token_losses(model: Decoder, batch: Batch) -> jax.Array:
         return jnp.moveaxis(x.reshape(rows, devices, length // devices, *x.shape[2:]), 2, 0)
 
     losses = jax.lax.map(
-        lambda at: token_cross_entropy(at[0], head, at[1]),
+        lambda at: token_cross_entropy(at[0], head, at[1], model.config.logits_softcap),
         (by_position(hidden), by_position(batch.targets)),
         batch_size=max(1, _LOGITS // (head.shape[1] * rows * devices)),
     )

@@ -341,7 +341,8 @@ class _Run:
                 batch = place_batch(self._held_out_loader.batch(index), self.mesh)
                 terms = self.eval_step(self.state.parameters, batch)
                 total = terms if total is None else jax.tree.map(jnp.add, total, terms)
-            found["held_out_loss"] = float(total["loss"].mean())
+            # Without what is added to it for training: routers' losses, further predictions.
+            found["held_out_loss"] = float(total.get("cross_entropy", total["loss"]).mean())
         if self.evaluate:
             found |= self.evaluate(nnx.merge(self.structure, self.state.parameters), self.step)
         return found

@@ -24,9 +24,9 @@ def inputs(batch: int = 8, length: int = 6, embed: int = 16):
     return hidden, head, targets, weights
 
 
-def plain(hidden, head, targets, weights):
+def plain(hidden, head, targets, weights, softcap=None):
     """The twin: all the logits, and JAX's own gradient."""
-    return (token_cross_entropy(hidden, head, targets) * weights).sum()
+    return (token_cross_entropy(hidden, head, targets, softcap) * weights).sum()
 
 
 def with_gradients(function, *arrays):
@@ -70,6 +70,22 @@ def test_columns_one_block_after_another_give_the_same_sum_and_gradients(axes, m
     with jax.set_mesh(make_mesh(MeshConfig(data=axes[0], fsdp=axes[1], tensor=axes[2]))):
         got = with_gradients(cross_entropy, *arrays)
     assert_close(got, with_gradients(plain, *arrays))
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_capped_logits_have_the_capped_gradient(by_columns, monkeypatch):
+    """Gemma 2's, with logits of up to several times the cap; by rows, and by columns on a mesh."""
+    monkeypatch.setattr(module, "_by_columns_pays", lambda: by_columns)
+    monkeypatch.setattr(module, "_LOGITS", 36)
+    arrays = inputs()
+    want = with_gradients(lambda *a: plain(*a, 2.0), *arrays)
+    by_hand = 2.0 * np.tanh(np.asarray(arrays[0], np.float64) @ np.asarray(arrays[1], np.float64) / 2.0)
+    chosen = np.take_along_axis(by_hand, np.asarray(arrays[2])[..., None], -1)[..., 0]
+    expected = ((np.log(np.exp(by_hand).sum(-1)) - chosen) * np.asarray(arrays[3])).sum()
+    np.testing.assert_allclose(plain(*arrays, 2.0), expected, rtol=1e-5)
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        got = with_gradients(lambda *a: cross_entropy(*a, 0, 2.0), *arrays)
+    assert_close(got, want, 2e-6)
 
 
 def test_a_block_of_columns_is_whole_tiles_where_it_can_be():
