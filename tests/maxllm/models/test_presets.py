@@ -8,7 +8,7 @@ from maxllm.config.load import presets_folder, resolve
 from maxllm.config.train import TrainConfig
 from maxllm.models import count_parameters
 
-# As their safetensors hold them, a tied head once; encoders and DeepSeek with what transformers has of them by config.json.
+# As their safetensors hold them, a tied head once; of encoders what transformers counts by the same config.json.
 PUBLISHED = {
     "bart-base": 139_420_416,
     "bart-large": 406_291_456,
@@ -88,7 +88,8 @@ PUBLISHED = {
 ONE_OF_EACH = {
     "gpt1", "gpt2-xl", "llama2-70b", "llama3.1-8b", "llama3.1-405b", "mistral-7b-v0.1", "mixtral-8x7b", "qwen2.5-7b",
     "qwen2-57b-a14b", "qwen3-0.6b", "qwen3-30b-a3b", "gemma-2b", "gemma2-9b", "gemma3-1b", "deepseek-v3",
-    "bert-base", "roberta-base", "electra-small", "deberta-base", "deberta-v3-base", "t5-base", "t5-v1.1-xxl", "bart-large",
+    "bert-base", "roberta-base", "electra-small", "deberta-base", "deberta-v3-base", "t5-base", "t5-v1.1-xxl",
+    "bart-large",
 }  # fmt: skip
 
 
