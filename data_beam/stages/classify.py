@@ -26,7 +26,7 @@ def signal_key(config: ClassifierConfig) -> str:
 
 def score_of(document: Document, config: ClassifierConfig, key: str) -> float | None:
     """A score that was measured, whichever version of the model did; None when the document has none."""
-    values = document.metadata.get("signals", {}).get(signal_key(config))
+    values = (document.metadata.get("signals") or {}).get(signal_key(config))
     if isinstance(values, dict) and key in values:
         return values[key]
     scores = document.metadata.get("scores", {}).get(config.name)

@@ -11,7 +11,7 @@ from data_beam.text.words import text_hash
 
 def stored_of_text(document: Document, key: str, version: str) -> dict[str, Any] | None:
     """What was measured under `key`, by this version, of just this text."""
-    if key not in document.metadata.get(SIGNALS, ()):
+    if key not in (document.metadata.get(SIGNALS) or ()):
         return None  # without hashing the text, which a document that was never measured need not pay
     return stored(document, key, _version(document, version))
 

@@ -32,13 +32,13 @@ class MeasuringStage(Stage, Protocol):
 
 def stored(document: Document, key: str, version: str) -> dict[str, Any] | None:
     """What was measured under `key` before, by the same version (of the code, with the model's fingerprint)."""
-    values = document.metadata.get(SIGNALS, {}).get(key)
+    values = (document.metadata.get(SIGNALS) or {}).get(key)
     return values if isinstance(values, dict) and values.get("version") == version else None
 
 
 def store(document: Document, key: str, version: str, values: dict[str, Any]) -> Document:
     """`values` are JSON's: numbers, strings, lists and maps of them with string keys."""
-    signals = {**document.metadata.get(SIGNALS, {}), key: {"version": version, **values}}
+    signals = {**(document.metadata.get(SIGNALS) or {}), key: {"version": version, **values}}
     return document.with_text(document.text, **{SIGNALS: signals})
 
 

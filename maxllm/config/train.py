@@ -169,9 +169,10 @@ class TrainConfig(Section):
         """Without `objective.name` a model learns what its architecture is for."""
         if isinstance(tree, dict) and isinstance(tree.get("model"), dict):
             names = OBJECTIVES.get(tree["model"].get("architecture", "decoder"))
-            objective = tree.get("objective") or {}
-            if names and isinstance(objective, dict):
-                return {**tree, "objective": {"name": names[0], **objective}}
+            objective, encoder = tree.get("objective") or {}, tree["model"].get("encoder") or {}
+            if names and isinstance(objective, dict) and isinstance(encoder, dict):
+                name = "replaced_token" if encoder.get("head") == "replaced" else names[0]
+                return {**tree, "objective": {"name": name, **objective}}
         return tree
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_beam.curation import stages_after_extraction, stages_before_extraction
@@ -190,6 +190,7 @@ METADATA = st.dictionaries(KEYS, VALUES | st.sampled_from(["en", "python", "code
 @pytest.mark.parametrize("name", STAGES)
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXT | PROSE.map(" ".join), metadata=METADATA, code=st.sampled_from(["text", "code"]))
+@example(text="", metadata={"signals": None}, code="text")
 def test_any_document_is_kept_or_dropped(stages, name, text, metadata, code):
     """With whatever text and metadata a reader can hand on: it never raises, and what comes can be written."""
     metadata = clean.typed({"content_type": code, **clean.plain(metadata)})
