@@ -29,7 +29,7 @@ demo: $(INSTALLED)  ## documents in, a served model out: about five minutes on t
 	$(BIN)/maxllm demo
 
 test: $(INSTALLED)  ## the default suite: no GPU, no network
-	$(BIN)/python -m pytest $(TEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 $(TEST_FLAGS)
 
 test-all: $(INSTALLED)  ## the default suite and the slow, peer and multi-process tests
 	$(BIN)/python -m pytest -m "" $(TEST_FLAGS)
