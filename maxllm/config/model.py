@@ -156,6 +156,11 @@ class ModelConfig(Section):
             raise ValueError("num_experts: experts are SwiGLUs; leave activation silu, gated true, no mlp in biases")
         if self.num_experts and not self.routing.dense_layers < self.num_layers:
             raise ValueError(f"routing.dense_layers {self.routing.dense_layers} of only {self.num_layers} num_layers")
+        if self.leading_layers % len(self.windows):
+            raise ValueError(
+                f"routing.dense_layers {self.leading_layers} is no multiple of global_every {self.global_every}, "
+                "by which layers take turns"
+            )
         if self.global_every and self.window is None:
             raise ValueError(f"global_every {self.global_every} without a window; set window")
         if self.architecture == "encoder" and (why := self._no_encoder()):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from maxllm.config.model import ModelConfig
 from maxllm.config.section import Section
 
 # From the slowest network to the fastest: neighbours along `tensor` are the closest devices.
@@ -64,12 +65,21 @@ class PipelineConfig(Section):
         passes = micro_batches * (self.chunks if self.schedule == "interleaved" else 1)
         return (stages - 1) / (passes + stages - 1)
 
-    def refusal(self, stages: int, layers: int, micro_batches: int) -> str | None:
-        """Why this many layers and micro-batches cannot go through this many stages, in a sentence; None if they can.
+    def refusal(self, stages: int, model: ModelConfig, micro_batches: int) -> str | None:
+        """Why this model and as many micro-batches cannot go through this many stages, in a sentence; None if they can.
 
         That the stages divide the layers evenly is the mesh's to ask for.
         """
-        if stages <= 1 or self.schedule != "interleaved":
+        if stages <= 1:
+            return None
+        layers, turns = model.num_layers - model.leading_layers, len(model.windows)
+        own = layers // (stages * (self.chunks if self.schedule == "interleaved" else 1))
+        if own % turns:
+            return (
+                f"{own} layers that follow one another in a stage are no multiple of model.global_every {turns}, by "
+                f"which layers take turns; choose mesh.stage, now {stages}, so that they are"
+            )
+        if self.schedule != "interleaved":
             return None
         if layers % (stages * self.chunks):
             return (

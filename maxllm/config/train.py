@@ -227,7 +227,7 @@ class TrainConfig(Section):
                 f"sparsity.end_step {self.sparsity.last_step(self.train.steps)} does not come before train.steps "
                 f"{self.train.steps}; the last mask would never be chosen"
             )
-        if why := self.pipeline.refusal(self.mesh.stage, self.model.num_layers, self.train.accumulation_steps):
+        if why := self.pipeline.refusal(self.mesh.stage, self.model, self.train.accumulation_steps):
             raise ValueError(why)
         if self.mesh.stage != 1 and (why := self._not_in_stages()):
             raise ValueError(f"{why} has no pipeline; use mesh.stage=1")

@@ -87,9 +87,7 @@ class _Run:
         longest = config.data.sequence_length
         for length in {longest, *(phase.sequence_length or longest for phase in config.data.phases)}:
             check_layout(config.model, self.mesh, config.data.batch_size // self.loop.accumulation_steps, length)
-        if why := config.pipeline.refusal(
-            self.mesh.shape["stage"], config.model.num_layers, self.loop.accumulation_steps
-        ):
+        if why := config.pipeline.refusal(self.mesh.shape["stage"], config.model, self.loop.accumulation_steps):
             raise UserError(why)  # mesh.stage=-1 is known only now
         self.data = doremi.uniform(config.data) if config.objective.name == "doremi" else config.data
         self.loader = self._loader("train")
