@@ -125,8 +125,7 @@ def save(
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        weights.save(model, partial, dtype, max_shard_bytes)
-        _write_json(partial / CONFIG, config | {"torch_dtype": dtype})
+        write_model(model, partial, dtype=dtype, max_shard_bytes=max_shard_bytes, config=config)
         told = (*(f"{name}_token_id" for name in ids), "decoder_start_token_id", "forced_bos_token_id")
         generation = {name: config[name] for name in told if config.get(name) is not None}
         _write_json(partial / "generation_config.json", {"_from_model_config": True, **generation})
@@ -137,6 +136,20 @@ def save(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_model(
+    model: nnx.Module,
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    max_shard_bytes: int = 5_000_000_000,
+    config: dict[str, Any] | None = None,
+) -> None:
+    """Tensors and config.json alone, into a folder that is there. `config`: its content, where it says more than the
+    model itself."""
+    weights.save(model, folder, dtype, max_shard_bytes)
+    _write_json(folder / CONFIG, (config or settings_of(model.config)) | {"torch_dtype": dtype})
 
 
 def check_output(output: str | Path, *, overwrite: bool) -> Path:

@@ -25,7 +25,7 @@ from maxllm.config.errors import UserError
 from maxllm.config.model import ModelConfig
 from maxllm.config.parallel import MeshConfig
 from maxllm.config.serve import EngineConfig
-from maxllm.convert import families, hf, weights
+from maxllm.convert import families, hf
 from maxllm.convert.safetensors_io import TensorFolder
 from maxllm.families.texts import (
     Expected,
@@ -221,7 +221,7 @@ def packed(subject: Subject) -> Cell:
 def exports(subject: Subject) -> Cell:
     """What we write of the model: the folder's tensors, bit for bit, and a config.json that means the same."""
     with tempfile.TemporaryDirectory(prefix="maxllm-families-") as temporary:
-        write(subject.model, Path(temporary))
+        hf.write_model(subject.model, Path(temporary))
         if hf.load_config(temporary) != subject.config:
             return Cell("config", "config.json reads as another model")
         ours, theirs = TensorFolder(temporary), TensorFolder(subject.folder)
@@ -236,12 +236,6 @@ def exports(subject: Subject) -> Cell:
     return Cell(f"{len(learnt)} equal")
 
 
-def write(model: nnx.Module, folder: Path) -> None:
-    """The folder without a tokenizer, in float32."""
-    hf._write_json(folder / hf.CONFIG, hf.settings_of(model.config) | {"torch_dtype": "float32"})
-    weights.save(model, folder, "float32", 2**32)
-
-
 def same_tensor(ours: TensorFolder, theirs: TensorFolder, name: str) -> bool:
     one, other = (np.asarray(folder.files[name].read(name), np.float32) for folder in (ours, theirs))
     return one.shape == other.shape and one.tobytes() == other.tobytes()
@@ -250,7 +244,7 @@ def same_tensor(ours: TensorFolder, theirs: TensorFolder, name: str) -> bool:
 def round_trip(subject: Subject) -> Cell:
     """Read back from what we write, no bit of any parameter has changed."""
     with tempfile.TemporaryDirectory(prefix="maxllm-families-") as temporary:
-        write(subject.model, Path(temporary))
+        hf.write_model(subject.model, Path(temporary))
         again = hf.load_decoder(temporary)
         states = [dict(nnx.to_flat_state(nnx.split(model)[1])) for model in (subject.model, again)]
         if states[0].keys() != states[1].keys():

@@ -19,6 +19,7 @@ from maxllm.models.latent_attention import LatentAttention, score_scale
 from maxllm.models.mlp import FeedForward
 from maxllm.models.moe import MoE
 from maxllm.models.norm import make_norm
+from maxllm.models.relative_bias import BiasedAttention
 
 Losses = dict[str, jax.Array]  # scalars of a layer's router, float32; empty where it has none
 
@@ -27,15 +28,23 @@ class Block(nnx.Module):
     """x + f(norm(x)) for f attention, then feed-forward (`pre`: Radford et al. 2019); norm(x + f(x)) (`post`: Vaswani
     et al. 2017); x + norm(f(norm(x))) (`both`: Gemma 2)."""
 
-    def __init__(self, config: ModelConfig, *, dense: bool, attention: str, context: str, rngs: nnx.Rngs):
-        def norm() -> nnx.Module:
-            return make_norm(config.norm, config.hidden_size, eps=config.norm_eps)
-
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dense: bool,
+        causal: bool | None = None,
+        attention: str,
+        context: str,
+        rngs: nnx.Rngs,
+    ):
+        """`causal`: unless the model is an encoder, when not said."""
+        norm = functools.partial(make_norm, config.norm, config.hidden_size, eps=config.norm_eps)
         self.placement = config.norm_placement
         self.attention_norm, self.mlp_norm = norm(), norm()
         if self.placement == "both":
             self.attention_post_norm, self.mlp_post_norm = norm(), norm()
-        self.attention = make_attention(config, backend=attention, context=context, rngs=rngs)
+        self.attention = make_attention(config, causal, backend=attention, context=context, rngs=rngs)
         self.mlp = make_dense(config, rngs) if dense else make_experts(config, rngs)
 
     def __call__(
@@ -86,7 +95,9 @@ class Block(nnx.Module):
         return x + (getattr(self, f"{name}_post_norm")(y) if self.placement == "both" else y), more
 
 
-def make_attention(config: ModelConfig, *, backend: str, context: str, rngs: nnx.Rngs) -> nnx.Module:
+def make_attention(
+    config: ModelConfig, causal: bool | None = None, *, backend: str, context: str, rngs: nnx.Rngs
+) -> nnx.Module:
     if config.positions == "disentangled":
         return DisentangledAttention(
             config.hidden_size, config.num_heads, config.head_size, config.encoder, std=config.init_std, rngs=rngs
@@ -96,7 +107,7 @@ def make_attention(config: ModelConfig, *, backend: str, context: str, rngs: nnx
         options = {"backend": backend, "context": context, "scale": scale, "std": config.init_std}
         return LatentAttention(config.hidden_size, config.num_heads, latent, **options, rngs=rngs)
     masking = Masking(
-        causal=config.architecture != "encoder",
+        causal=config.architecture != "encoder" if causal is None else causal,
         window=config.window,
         softcap=config.attention_softcap,
         scale=config.attention_scale,
@@ -104,6 +115,8 @@ def make_attention(config: ModelConfig, *, backend: str, context: str, rngs: nnx
     kind: Callable[..., Attention] = Attention
     if config.positions == "alibi":
         kind = AlibiAttention
+    if config.positions == "relative":
+        kind = BiasedAttention
     if config.dual_chunk:
         kind = functools.partial(DualChunkAttention, chunk=config.dual_chunk.chunk)
     return kind(

@@ -118,16 +118,6 @@ class Encoder(nnx.Module):
             return self._mask_decoded(self.through(before, x, places, segment_ids), layers, places, segment_ids)
         return self.final_norm(self.through(layers, x, places, segment_ids))
 
-    def hidden_and_losses(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        segment_ids: jax.Array | None = None,
-        types: jax.Array | None = None,
-    ) -> tuple[jax.Array, Losses]:
-        """`hidden`, and no losses: an encoder has no router."""
-        return self.hidden(tokens, positions, segment_ids, types), {}
-
     def begin(
         self,
         tokens: jax.Array,

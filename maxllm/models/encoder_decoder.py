@@ -17,14 +17,14 @@ from flax import nnx
 from maxllm.batch import EncoderDecoderBatch
 from maxllm.config.model import ModelConfig
 from maxllm.kernels.masking import Masking
-from maxllm.models.attention import Attention, Places
-from maxllm.models.block import Block, Losses, make_dense
+from maxllm.models.attention import Places
+from maxllm.models.block import Block, Losses
 from maxllm.models.cross_attention import CrossAttention
 from maxllm.models.decoder import KVCache, stacked
 from maxllm.models.linear import Embedding, Linear
 from maxllm.models.norm import make_norm
 from maxllm.models.positions import sinusoidal
-from maxllm.models.relative_bias import BiasedAttention, BiasedPlaces, RelativeBias
+from maxllm.models.relative_bias import BiasedPlaces, RelativeBias
 from maxllm.models.remat import rematerialised
 from maxllm.parallel.rules import constrain
 
@@ -42,37 +42,11 @@ class PairCache(NamedTuple):
         return cls(own, memory, jnp.zeros((1, batch), jnp.int32))
 
 
-class EncoderLayer(Block):
-    """A dense Block that sees what `masking` leaves it."""
-
-    def __init__(self, config: ModelConfig, *, causal: bool = False, attention: str, context: str, rngs: nnx.Rngs):
-        self.placement = config.norm_placement
-        self.attention_norm, self.mlp_norm = _norm(config), _norm(config)
-        if self.placement == "both":
-            self.attention_post_norm, self.mlp_post_norm = _norm(config), _norm(config)
-        kind = BiasedAttention if config.positions == "relative" else Attention
-        self.attention = kind(
-            config.hidden_size,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_size,
-            backend=attention,
-            context=context,
-            masking=_masking(config, causal),
-            biases=config.biases,
-            norm=config.norm if config.query_key_norm else None,
-            norm_eps=config.norm_eps,
-            std=config.init_std,
-            rngs=rngs,
-        )
-        self.mlp = make_dense(config, rngs)
-
-
-class DecoderLayer(EncoderLayer):
+class DecoderLayer(Block):
     """Between its attention to itself and its feed-forward part, attention to what the encoder has read."""
 
     def __init__(self, config: ModelConfig, *, attention: str, context: str, rngs: nnx.Rngs):
-        super().__init__(config, causal=True, attention=attention, context=context, rngs=rngs)
+        super().__init__(config, dense=True, attention=attention, context=context, rngs=rngs)
         self.cross_norm = _norm(config)
         if self.placement == "both":
             self.cross_post_norm = _norm(config)
@@ -81,7 +55,7 @@ class DecoderLayer(EncoderLayer):
             config.num_heads,
             config.num_kv_heads,
             config.head_size,
-            masking=_masking(config, False),
+            masking=Masking(causal=False, softcap=config.attention_softcap, scale=config.attention_scale),
             biases=config.biases,
             std=config.init_std,
             rngs=rngs,
@@ -121,6 +95,7 @@ class Stack(nnx.Module):
         layer: Callable[..., nnx.Module],
         count: int,
         *,
+        bidirectional: bool,
         remat: tuple[Any, ...],
         rngs: nnx.Rngs,
     ):
@@ -135,7 +110,7 @@ class Stack(nnx.Module):
                 sizes.relative_buckets,
                 config.num_heads,
                 max_distance=sizes.relative_distance,
-                bidirectional=layer.func is EncoderLayer,
+                bidirectional=bidirectional,
                 std=config.init_std,
                 rngs=rngs,
             )
@@ -197,12 +172,12 @@ class EncoderDecoder(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         std, kept = config.init_std, (remat, tuple(save), tuple(offload))
         self.embed = Embedding(config.vocab_size, config.hidden_size, std=std, rngs=rngs)
-        encoder, decoder = (
-            functools.partial(layer, config, attention=attention, context=context)
-            for layer in (EncoderLayer, DecoderLayer)
-        )
-        self.encoder = Stack(config, encoder, config.encoder_decoder.num_encoder_layers, remat=kept, rngs=rngs)
-        self.decoder = Stack(config, decoder, config.num_layers, remat=kept, rngs=rngs)
+        how = {"attention": attention, "context": context}
+        reads = functools.partial(Block, config, dense=True, causal=False, **how)
+        writes = functools.partial(DecoderLayer, config, **how)
+        count = config.encoder_decoder.num_encoder_layers
+        self.encoder = Stack(config, reads, count, bidirectional=True, remat=kept, rngs=rngs)
+        self.decoder = Stack(config, writes, config.num_layers, bidirectional=False, remat=kept, rngs=rngs)
         if not config.tie_embeddings:
             self.head = Linear({"embed": config.hidden_size}, {"vocab": config.vocab_size}, std=std, rngs=rngs)
 
@@ -278,7 +253,3 @@ class EncoderDecoder(nnx.Module):
 
 def _norm(config: ModelConfig) -> nnx.Module:
     return make_norm(config.norm, config.hidden_size, eps=config.norm_eps)
-
-
-def _masking(config: ModelConfig, causal: bool) -> Masking:
-    return Masking(causal=causal, softcap=config.attention_softcap, scale=config.attention_scale)

@@ -32,6 +32,29 @@ def dense_layers(settings: Settings) -> int:
     return len(dense)
 
 
+def qwen_routing(settings: Settings, expert_size: int) -> dict[str, Any]:
+    """What Qwen 2 and 3 say alike of `routing`; `expert_size` when they do not."""
+    return {
+        "expert_size": settings.get("moe_intermediate_size", expert_size),
+        "normalise": settings.get("norm_topk_prob", False),
+        "dense_layers": dense_layers(settings),
+        "balance_loss": balance_loss(settings),
+    }
+
+
+def qwen_words(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "num_experts": config.num_experts,
+        "num_experts_per_tok": config.experts_per_token,
+        "moe_intermediate_size": config.routing.expert_size or config.intermediate_size,
+        "norm_topk_prob": config.routing.normalise,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": list(range(config.routing.dense_layers)),
+        "use_sliding_window": False,
+        **balance_words(config),
+    }
+
+
 def tensors(
     config: ModelConfig,
     feed_forward: list[Tensor],

@@ -22,12 +22,9 @@ def from_huggingface(settings: Settings) -> ModelConfig:
         num_experts=settings.get("num_experts", 60),
         experts_per_token=settings.get("num_experts_per_tok", 4),
         routing={
-            "expert_size": settings.get("moe_intermediate_size", 1408),
+            **experts.qwen_routing(settings, 1408),
             "shared_size": settings.get("shared_expert_intermediate_size", 5632),
             "shared_gate": True,
-            "normalise": settings.get("norm_topk_prob", False),
-            "dense_layers": experts.dense_layers(settings),
-            "balance_loss": experts.balance_loss(settings),
         },
         **llama.shape(settings, **DEFAULTS),
         **rope.from_huggingface(settings),
@@ -35,20 +32,12 @@ def from_huggingface(settings: Settings) -> ModelConfig:
 
 
 def to_huggingface(config: ModelConfig) -> dict[str, Any]:
-    routing = config.routing
     return {
         "architectures": ["Qwen2MoeForCausalLM"],
         "model_type": "qwen2_moe",
         "qkv_bias": "query_key_value" in config.biases,
-        "num_experts": config.num_experts,
-        "num_experts_per_tok": config.experts_per_token,
-        "moe_intermediate_size": routing.expert_size or config.intermediate_size,
-        "shared_expert_intermediate_size": routing.shared_size,
-        "norm_topk_prob": routing.normalise,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": list(range(routing.dense_layers)),
-        "use_sliding_window": False,
-        **experts.balance_words(config),
+        "shared_expert_intermediate_size": config.routing.shared_size,
+        **experts.qwen_words(config),
         **llama.words(config),
         **rope.to_huggingface(config.rope_theta, config.rope_scaling),
     }

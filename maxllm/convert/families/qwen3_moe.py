@@ -23,31 +23,18 @@ def from_huggingface(settings: Settings) -> ModelConfig:
         # transformers 5 writes num_local_experts, and everybody before num_experts.
         num_experts=settings.get("num_experts", settings.get("num_local_experts", 128)),
         experts_per_token=settings.get("num_experts_per_tok", 8),
-        routing={
-            "expert_size": settings.get("moe_intermediate_size", 768),
-            "normalise": settings.get("norm_topk_prob", False),
-            "dense_layers": experts.dense_layers(settings),
-            "balance_loss": experts.balance_loss(settings),
-        },
+        routing=experts.qwen_routing(settings, 768),
         **llama.shape(settings, **DEFAULTS),
         **rope.from_huggingface(settings),
     )
 
 
 def to_huggingface(config: ModelConfig) -> dict[str, Any]:
-    routing = config.routing
     return {
         "architectures": ["Qwen3MoeForCausalLM"],
         "model_type": "qwen3_moe",
         "attention_bias": "output" in config.biases,
-        "num_experts": config.num_experts,
-        "num_experts_per_tok": config.experts_per_token,
-        "moe_intermediate_size": routing.expert_size or config.intermediate_size,
-        "norm_topk_prob": routing.normalise,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": list(range(routing.dense_layers)),
-        "use_sliding_window": False,
-        **experts.balance_words(config),
+        **experts.qwen_words(config),
         **llama.words(config),
         **rope.to_huggingface(config.rope_theta, config.rope_scaling),
     }

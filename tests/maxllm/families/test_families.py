@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from maxllm.cli.main import main
-from maxllm.convert import families
-from maxllm.families.checks import CHECKS, Subject, check, write
+from maxllm.convert import families, hf
+from maxllm.families.checks import CHECKS, Subject, check
 from maxllm.families.table import failures, markdown, replace_between
 
 HERE = Path(__file__).parent
@@ -123,7 +123,7 @@ def test_the_command_checks_a_users_folder_without_a_reference(folder: Path, tmp
 def test_transformers_reads_our_exports_as_the_models_they_were(torch_python: Path, tmp_path: Path):
     for name in NAMES:
         (tmp_path / name).mkdir()
-        write(subject(name).model, tmp_path / name)
+        hf.write_model(subject(name).model, tmp_path / name)
     command = [torch_python, HERE / "read_exports.py", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
