@@ -113,18 +113,15 @@ class Decoder(nnx.Module):
         return self.final_norm(x), losses
 
     def places(self, positions: jax.Array, prefix: jax.Array | None = None) -> Places:
-        return self._places(positions)._replace(prefix=prefix)
-
-    def _places(self, positions: jax.Array) -> Places:
         config = self.config
         if config.positions != "rope":
-            return Places(positions)
+            return Places(positions, prefix=prefix)
         if config.dual_chunk:
-            return Places(positions, chunk_rotation(positions, config))
+            return Places(positions, chunk_rotation(positions, config), prefix=prefix)
         turned = functools.partial(rotation, positions, config.rotary_size, max_positions=config.max_positions)
         whole = turned(config.rope_theta, config.rope_scaling)
         local = whole if config.rope_local_theta is None else turned(config.rope_local_theta, None)
-        return Places(positions, whole, local)
+        return Places(positions, whole, local, prefix=prefix)
 
     def begin(
         self,

@@ -30,7 +30,6 @@ from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from orbax.checkpoint._src.serialization.types import DefaultSerializationStatusCallback, TransferPriority
 
 from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
@@ -101,7 +100,7 @@ class Checkpoints:
         )
         handlers = None
         if self._lean:
-            arrays = ocp.type_handlers.ArrayHandler(callback=_OneByOne())
+            arrays = ocp.type_handlers.ArrayHandler(callback=_one_by_one())
             registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
             lean = ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=LEAN, type_handler_registry=registry)
             # Whoever names one item's handler has to name all.
@@ -294,11 +293,16 @@ class Checkpoints:
         return ""
 
 
-class _OneByOne(DefaultSerializationStatusCallback):
-    """Without it Orbax copies everything at once, whatever the limit."""
+def _one_by_one() -> Any:
+    """What tells Orbax to wait with each array: without it everything is copied at once, whatever the limit."""
+    # Private, and so imported only by who needs it: an Orbax that has moved it breaks `maxllm import`, not training.
+    from orbax.checkpoint._src.serialization.types import DefaultSerializationStatusCallback, TransferPriority
 
-    def key_priority(self, _: Any) -> TransferPriority:
-        return TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+    class OneByOne(DefaultSerializationStatusCallback):
+        def key_priority(self, _: Any) -> TransferPriority:
+            return TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+
+    return OneByOne()
 
 
 class _Damaged(Exception):
