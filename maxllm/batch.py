@@ -44,3 +44,8 @@ def empty_batch(batch: int, length: int) -> Batch:
     shape = (batch, length)
     tokens, targets, segment_ids, positions = (np.zeros(shape, np.int32) for _ in range(4))
     return Batch(tokens, targets, segment_ids, positions, np.zeros(shape, np.float32))
+
+
+def texts_per_row(length: int) -> int:
+    """How many texts, in pairs, a row of pairs holds at most: what is compared has to have a shape."""
+    return 2 * max(1, length // 64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -127,6 +127,18 @@ class LabelsConfig(Section):
     """A head over the hidden states instead of words. `rerank`: one score for a text that holds a pair."""
 
     kind: Literal["sequence", "token", "embedding", "rerank"] = "sequence"
-    count: PositiveInt = Field(2, description="classes of `sequence` and `token`")
+    count: PositiveInt = Field(2, description="classes of `sequence` and `token`; as many as `names` where those are")
+    names: tuple[str, ...] = Field((), description="the classes', in order; numbers from 0 when absent")
     pooling: Literal["first", "mean", "last"] = Field("first", description="what a text's label is read from")
     hidden: Literal["none", "tanh", "gelu"] = Field("tanh", description="a layer of this activation before the classes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_names(cls, tree: Any) -> Any:
+        return {"count": len(tree["names"]), **tree} if isinstance(tree, dict) and tree.get("names") else tree
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> LabelsConfig:
+        if self.names and len(set(self.names)) != self.count:
+            raise ValueError(f"names has {len(set(self.names))} different ones, and count is {self.count}")
+        return self

@@ -14,7 +14,10 @@ from maxllm.config.sparsity import SparsityConfig
 
 
 class SourceConfig(Section):
-    """One tokenized dataset (a directory with dataset.json) and its share of the mixture."""
+    """One tokenized dataset (a directory with dataset.json) and its share of the mixture.
+
+    For a model with labels: JSON lines, a file or a folder with train.jsonl and held_out.jsonl.
+    """
 
     path: str
     source: str | None = Field(None, description="one of the data set's document sources; none = all, as they come")
@@ -69,9 +72,12 @@ class DataConfig(Section):
         return self
 
 
+# What is learned with each kind of model.labels, from files of JSON lines instead of token data sets.
+LABELLED = {"sequence": "classification", "token": "classification", "rerank": "rerank", "embedding": "contrastive"}
+_LABELLED = ("classification", "rerank", "contrastive")
 OBJECTIVES = {  # of each architecture; the first is what it learns when none is named
-    "decoder": ("causal_lm", "prefix_lm", "fill_in_the_middle", "doremi"),
-    "encoder": ("masked_lm", "replaced_token"),
+    "decoder": ("causal_lm", "prefix_lm", "fill_in_the_middle", "doremi", *_LABELLED),
+    "encoder": ("masked_lm", "replaced_token", *_LABELLED),
     "encoder_decoder": ("span_corruption", "denoising", "ul2"),
 }
 
@@ -89,6 +95,9 @@ class ObjectiveConfig(Section):
         "denoising",
         "ul2",
         "doremi",
+        "classification",
+        "rerank",
+        "contrastive",
     ] = "causal_lm"
     rate: float | None = Field(
         None, gt=0, lt=1, description="share of tokens damaged (fill_in_the_middle: of segments); the paper's if absent"
@@ -172,6 +181,8 @@ class TrainConfig(Section):
             objective, encoder = tree.get("objective") or {}, tree["model"].get("encoder") or {}
             if names and isinstance(objective, dict) and isinstance(encoder, dict):
                 name = "replaced_token" if encoder.get("head") == "replaced" else names[0]
+                if isinstance(labels := tree["model"].get("labels"), dict):
+                    name = LABELLED.get(labels.get("kind", "sequence"), name)
                 return {**tree, "objective": {"name": name, **objective}}
         return tree
 
@@ -200,8 +211,15 @@ class TrainConfig(Section):
             raise ValueError("objective.name replaced_token needs model.encoder.generator_factor (ELECTRA: 0.25)")
         if name == "masked_lm" and encoder.generator_factor:
             raise ValueError("model.encoder.generator_factor goes with objective.name replaced_token, not masked_lm")
-        if self.model.labels:
-            raise ValueError("model.labels: no objective.name learns labels, and token data has none; leave it out")
+        if self.model.labels and name != (fitting := LABELLED[self.model.labels.kind]):
+            raise ValueError(
+                f"model.labels.kind {self.model.labels.kind} goes with objective.name {fitting}, not {name}"
+            )
+        if name in LABELLED.values() and not self.model.labels:
+            kinds = " or ".join(kind for kind, objective in LABELLED.items() if objective == name)
+            raise ValueError(f"objective.name {name} needs a head for labels: set model.labels.kind to {kinds}")
+        if self.model.labels and any(phase.sequence_length for phase in self.data.phases):
+            raise ValueError("data.phases: texts with labels are never cut; leave sequence_length out of the phases")
         if name == "masked_lm" and encoder.head == "replaced":
             raise ValueError("model.encoder.head replaced scores no words; objective.name masked_lm needs words")
         return self

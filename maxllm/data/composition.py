@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maxllm.config.train import DataConfig
-from maxllm.data.dataset import Dataset
+from maxllm.data.dataset import Dataset, is_dataset
 from maxllm.data.loader import Loader
 from maxllm.data.phases import Phase
 
@@ -30,6 +30,8 @@ def progress(config: DataConfig, loader: Loader, step: int) -> dict[str, Any]:
 
 def _source(config: DataConfig, name: str) -> dict[str, Any]:
     source = config.sources[name]
+    if not is_dataset(source.path):  # JSON lines with labels: nobody counted them
+        return {"path": source.path, "contents": {}}
     dataset = Dataset(source.path)
     counts = dataset.description["counts"]["train"]
     years = dataset.description.get("years", {})  # by source; absent from data sets that nobody dated

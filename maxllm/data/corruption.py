@@ -49,6 +49,11 @@ def make_corruption(config: TrainConfig, tokenizer: Tokenizer) -> Corruption | N
 
 def example(config: TrainConfig) -> Callable[[Batch], Batch | EncoderDecoderBatch]:
     """The corruption without a tokenizer, its marks any ids: for programs that are measured or compiled only."""
+    if config.model.labels:
+        typed = config.model.architecture == "encoder" and config.model.encoder.type_vocab_size > 1
+        return lambda batch: batch._replace(
+            labels=np.zeros_like(batch.tokens), types=np.zeros_like(batch.tokens) if typed else None
+        )
     if config.objective.name not in FUNCTIONS:
         return lambda batch: batch
     last = config.model.vocab_size - 1

@@ -22,6 +22,7 @@ from maxllm.config.train import DataConfig, SourceConfig
 from maxllm.data.corruption import Corruption
 from maxllm.data.dataset import Dataset, is_dataset
 from maxllm.data.draws import Draw, generator
+from maxllm.data.labelled import Labelled, LabelledRows, files_of
 from maxllm.data.mixture import shuffled
 from maxllm.data.packing import PackedSource
 from maxllm.data.phases import Curriculum, Phase, resolve
@@ -31,6 +32,8 @@ AHEAD = 2  # batches kept ready, for each worker
 
 class Loader:
     """Raises UserError when a data set is absent, damaged, of another tokenizer or not packed for the length.
+
+    labelled: reads the sources, which are then files with labels (maxllm/data/labelled.py).
 
     host_index, host_count: which contiguous part of every batch's rows this process makes.
     split: `train` or `held_out`. The latter knows no phases, and leaves out sources without a held-out document.
@@ -48,24 +51,28 @@ class Loader:
         split: str = "train",
         steps: int | None = None,
         corruption: Corruption | None = None,
+        labelled: Labelled | None = None,
     ) -> None:
         if config.batch_size % host_count:
             raise UserError(f"data.batch_size {config.batch_size} is not divisible by the {host_count} hosts")
-        check_present(config)
-        self._config, self._split, self._corruption = config, split, corruption
+        check_present(config, labelled=labelled is not None)
+        self._config, self._split, self._corruption, self._labelled = config, split, corruption, labelled
         self._host_index, self._host_count = host_index, host_count
         phases = resolve(config if split == "train" else config.model_copy(update={"phases": []}), steps)
         opened = {
-            name: _open(name, config.sources[name], config.sequence_length, split, tokenizer_fingerprint)
+            name: labelled.open(config.sources[name].path, split, config.sequence_length)
+            if labelled
+            else _open(name, config.sources[name], config.sequence_length, split, tokenizer_fingerprint)
             for name in config.drawn
             if split == "train" or config.sources[name].weight
         }
         found = {name: source for name, source in opened.items() if len(source)}
         if not found or (split == "train" and len(found) < len(opened)):
             empty = ", ".join(sorted(opened.keys() - found.keys()))
-            raise UserError(f"data.sources: {empty} holds no {split} documents; tokenize more, or another held_out")
+            more = "add them" if labelled else "tokenize more, or another held_out"
+            raise UserError(f"data.sources: {empty} holds no {split} documents; {more}")
         self.names = list(found)  # `Batch.domains` counts in this order
-        self._sources = list(found.values())
+        self._sources: list[PackedSource | LabelledRows] = list(found.values())
         columns = [sorted(config.sources).index(name) for name in found]
         phases = [phase._replace(weights=tuple(phase.weights[column] for column in columns)) for phase in phases]
         self._curriculum = Curriculum(phases, config.sequence_length)
@@ -106,6 +113,7 @@ class Loader:
     def _other_row(self, source: int, row: int, part: int, length: int, random: np.random.Generator) -> Batch:
         """One row of the same source, drawn by `random`, of other documents if ten draws find such a one (as BERT)."""
         rows, parts = self._sources[source], self._config.sequence_length // length
+        assert isinstance(rows, PackedSource)
         own = rows.row(row, part, parts)
         for _ in range(10):
             drawn = int(random.integers(len(rows)))
@@ -123,6 +131,7 @@ class Loader:
         host_rows = np.arange(phase.batch_size).reshape(self._host_count, -1)[self._host_index]
         sources, rows, parts = self._locate(k, host_rows)
         batch = empty_batch(len(host_rows), phase.sequence_length)._replace(domains=sources[:, None].astype(np.int32))
+        batch = self._labelled.prepared(batch) if self._labelled else batch
         for number, source in enumerate(self._sources):
             places = np.flatnonzero(sources == number)
             if len(places):
@@ -165,12 +174,19 @@ class Loader:
         return sources, found, parts
 
 
-def check_present(config: DataConfig) -> None:
+def check_present(config: DataConfig, *, labelled: bool = False) -> None:
     """Raises UserError naming the setting of every source that is drawn from and has no data set at its path."""
     if not config.drawn:
         raise UserError("data.sources is empty, or every weight 0; name a token data set: data.sources.mine.path=...")
-    absent = {name: config.sources[name].path for name in config.drawn}
-    absent = {name: path for name, path in absent.items() if not is_dataset(path)}
+    paths = {name: config.sources[name].path for name in config.drawn}
+    if labelled:
+        for name, path in paths.items():
+            if not files_of(path, "train"):
+                raise UserError(
+                    f"data.sources.{name}.path: no JSON lines with labels lie at {path}; give a file, or a folder with "
+                    "train.jsonl and held_out.jsonl (docs/models/objectives.md says what a line holds)"
+                )
+    absent = {name: path for name, path in paths.items() if not labelled and not is_dataset(path)}
     if absent:
         listed = ", ".join(f"data.sources.{name}.path ({path})" for name, path in absent.items())
         first = next(iter(absent))

@@ -20,23 +20,14 @@ def classification(model: Any, batch: Batch, rngs: object = None) -> dict[str, W
     return label_terms(labelled(model, batch), batch, per_text=model.config.labels.kind != "token")
 
 
-def rerank(model: Any, batch: Batch, rngs: object = None, *, texts: int | None = None) -> dict[str, Weighted]:
-    """A cross-encoder's score s of each text, which holds a query and a passage (Nogueira and Cho 2019).
-
-    Pointwise: -log sigmoid(s) of a text labelled 1, -log sigmoid(-s) of one labelled 0. With `texts`, the number of
-    segments of a row, pairwise (RankNet, Burges et al. 2005): -log sigmoid(s(2k-1) - s(2k)), segment 2k-1 of a row
-    being better than the one after it; labels are not looked at.
+def rerank(model: Any, batch: Batch, rngs: object = None) -> dict[str, Weighted]:
+    """A cross-encoder's score s of each text, which holds a query and a passage (Nogueira and Cho 2019):
+    -log sigmoid(s) of a text labelled 1, -log sigmoid(-s) of one labelled 0.
     """
     scores = labelled(model, batch)[..., 0]
-    if texts is not None:
-        ranked, there = of_texts(scores, batch, texts)
-        better, worse = ranked[:, 0::2], ranked[:, 1::2]
-        counts = (there[:, 0::2] & there[:, 1::2]).astype(jnp.float32)
-        loss, right = jax.nn.softplus(worse - better), better > worse
-    else:
-        counts = (begins(batch) & (batch.labels >= 0)).astype(jnp.float32)
-        loss = jax.nn.softplus(scores) - scores * batch.labels
-        right = (scores > 0) == (batch.labels == 1)
+    counts = (begins(batch) & (batch.labels >= 0)).astype(jnp.float32)
+    loss = jax.nn.softplus(scores) - scores * batch.labels
+    right = (scores > 0) == (batch.labels == 1)
     weight = counts.sum()
     return {"loss": Weighted((loss * counts).sum(), weight), "accuracy": Weighted((right * counts).sum(), weight)}
 
@@ -64,12 +55,3 @@ def label_terms(logits: jax.Array, batch: Batch, *, per_text: bool) -> dict[str,
 def begins(batch: Batch) -> jax.Array:
     """Whether a token is a text's first."""
     return (batch.segment_ids > 0) & (batch.positions == 0)
-
-
-def of_texts(x: jax.Array, batch: Batch, texts: int) -> tuple[jax.Array, jax.Array]:
-    """What `x` `[batch, length, ...]` has at the first token of segments 1 to `texts` of each row: `[batch, texts,
-    ...]`, and whether there is such a segment."""
-    is_first = begins(batch)[:, None] & (batch.segment_ids[:, None] == jnp.arange(1, texts + 1)[:, None])
-    where = is_first.argmax(axis=-1)  # [batch, texts]
-    picked = jnp.take_along_axis(x, where.reshape(*where.shape, *(1,) * (x.ndim - 2)), axis=1)
-    return picked, is_first.any(axis=-1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from maxllm.batch import Batch
-from maxllm.objectives.classification import labelled, of_texts
+from maxllm.objectives.classification import begins, labelled
 from maxllm.objectives.weighted import Weighted
 
 
@@ -34,3 +34,12 @@ def contrastive(
     right = pairs & (scores.argmax(axis=-1) == jnp.arange(len(pairs)))
     weight = pairs.sum().astype(jnp.float32)
     return {"loss": Weighted(loss.sum(), weight), "accuracy": Weighted(right.sum().astype(jnp.float32), weight)}
+
+
+def of_texts(x: jax.Array, batch: Batch, texts: int) -> tuple[jax.Array, jax.Array]:
+    """What `x` `[batch, length, ...]` has at the first token of segments 1 to `texts` of each row: `[batch, texts,
+    ...]`, and whether there is such a segment."""
+    is_first = begins(batch)[:, None] & (batch.segment_ids[:, None] == jnp.arange(1, texts + 1)[:, None])
+    where = is_first.argmax(axis=-1)  # [batch, texts]
+    picked = jnp.take_along_axis(x, where.reshape(*where.shape, *(1,) * (x.ndim - 2)), axis=1)
+    return picked, is_first.any(axis=-1)

@@ -13,9 +13,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from maxllm.batch import texts_per_row
 from maxllm.config.train import TrainConfig
 from maxllm.models.create import abstract
 from maxllm.objectives import causal_lm
+from maxllm.objectives.classification import classification, rerank
+from maxllm.objectives.contrastive import contrastive
 from maxllm.objectives.encoder_decoder import encoder_decoder
 from maxllm.objectives.masked_lm import masked_lm
 from maxllm.objectives.replaced_token import replaced_token
@@ -45,8 +48,12 @@ def assemble(config: TrainConfig) -> Assembly:
 
 
 def _objective(config: TrainConfig) -> Objective:
-    """What is learned from the batches that maxllm.data.corruption makes for `objective.name`."""
+    """What is learned from the batches that maxllm.data makes for `objective.name`."""
     chunk = config.compute.loss_chunk
+    if config.objective.name in ("classification", "rerank"):
+        return classification if config.objective.name == "classification" else rerank
+    if config.objective.name == "contrastive":
+        return functools.partial(contrastive, texts=texts_per_row(config.data.sequence_length))
     if config.model.architecture == "encoder_decoder":
         return functools.partial(encoder_decoder, loss_chunk=chunk)
     if config.objective.name == "replaced_token":

@@ -190,11 +190,11 @@ class Checkpoints:
         """A JSON item of `step`. Raises OSError or ValueError if it cannot be read."""
         return json.loads((self.folder / str(step) / name / "metadata").read_text())
 
-    def newest_meta(self) -> dict[str, Any] | None:
-        """The newest `meta` that can be read, before any array is."""
+    def newest_meta(self, name: str = "meta") -> dict[str, Any] | None:
+        """The newest `meta` (or other JSON item) that can be read, before any array is."""
         for step in reversed(self.steps()):
             with contextlib.suppress(OSError, ValueError):
-                return self.read_document(step)
+                return self.read_document(step, name)
         return None
 
     def newest_holds(self, tree: str) -> bool:
@@ -327,6 +327,18 @@ def config_of(path: str | Path) -> ModelConfig:
     return _config_in(Checkpoints(folder, read_only=True), step, path)
 
 
+def tokenizer_of(path: str | Path) -> Tokenizer:
+    """The tokenizer of the model at `path`, as for `load_any`."""
+    if hf.is_folder(path):
+        return hf.load_tokenizer(path, hf.load_config(path))
+    step, folder = _find_checkpoints(str(path))
+    checkpoints = Checkpoints(folder, read_only=True)
+    files = checkpoints.newest_meta("tokenizer") if step is None else checkpoints.read_document(step, "tokenizer")
+    if files is None:
+        raise UserError(f"{path} holds no checkpoint; train for at least one, or name another folder")
+    return _unpacked(files)
+
+
 def _config_in(checkpoints: Checkpoints, step: int | None, path: str | Path) -> ModelConfig:
     meta = checkpoints.newest_meta() if step is None else checkpoints.read_document(step)
     if meta is None:
@@ -355,11 +367,14 @@ def load_model(
         shardings(shapes, mesh or single_device_mesh()),
     )
     restored = checkpoints.restore({"parameters": target}, step)
-    files = checkpoints.read_document(restored.step, "tokenizer")
+    tokenizer = _unpacked(checkpoints.read_document(restored.step, "tokenizer"))
     checkpoints.close()
-    tokenizer = Tokenizer({name: base64.b64decode(content) for name, content in files.items()})
     parameters = jax.tree.map(lambda leaf: leaf.astype(dtype), restored.trees["parameters"])
     return nnx.merge(structure, parameters), tokenizer, config
+
+
+def _unpacked(files: dict[str, str]) -> Tokenizer:
+    return Tokenizer({name: base64.b64decode(content) for name, content in files.items()})
 
 
 def pack_tokenizer(tokenizer: Tokenizer) -> dict[str, str]:

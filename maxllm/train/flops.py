@@ -26,7 +26,8 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     kernels take them). What rematerialisation computes again is not counted, nor is the work saved between packed
     documents that do not see each other. MFU = tokens/s · this / peak FLOP/s of the devices.
     """
-    looked_up = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+    scored = config.tie_embeddings and not config.labels  # a head for labels scores no words
+    looked_up = 0 if scored else config.vocab_size * config.hidden_size
     if config.positions == "learned":
         looked_up += config.max_positions * config.hidden_size
     layers = config.num_layers + config.prediction_layers

@@ -25,9 +25,11 @@ from maxllm import summary
 from maxllm.batch import Batch, EncoderDecoderBatch
 from maxllm.config.devices import peak_flops
 from maxllm.config.errors import UserError
+from maxllm.config.model import ModelConfig
 from maxllm.config.train import TrainConfig
 from maxllm.data import composition
 from maxllm.data.corruption import make_corruption
+from maxllm.data.labelled import Labelled
 from maxllm.data.loader import Loader, check_present
 from maxllm.data.phases import Phase
 from maxllm.models.create import create
@@ -41,7 +43,7 @@ from maxllm.tokenizer import Tokenizer
 from maxllm.train import doremi
 from maxllm.train import run_dir as run_folder
 from maxllm.train.assembly import assemble, state_shapes, train_step
-from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, load_any, pack_tokenizer
+from maxllm.train.checkpoint import CHECKPOINTS, Checkpoints, SaveFailed, load_any, pack_tokenizer, tokenizer_of
 from maxllm.train.flops import flops_per_data_token
 from maxllm.train.guard import Diverged, Interrupted, Signals, check_finite
 from maxllm.train.metrics import METRICS, Display, Pace, Record, Writer, read, resident_bytes
@@ -118,6 +120,7 @@ class _Run:
 
     def _loader(self, split: str) -> Loader:
         index, count = feed_of(self.mesh, self.config.data.batch_size)
+        objective, model = self.config.objective.name, self.config.model
         return Loader(
             self.data,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
@@ -126,6 +129,7 @@ class _Run:
             split=split,
             steps=self.loop.steps,
             corruption=make_corruption(self.config, self.tokenizer),
+            labelled=Labelled(objective, model, self.tokenizer) if model.labels else None,
         )
 
     def _make_train_step(self) -> Step:
@@ -174,18 +178,31 @@ class _Run:
         return TrainState(step, **begun | restored.trees)
 
     def _given_parameters(self, path: str) -> nnx.State:
-        """Another model's parameters. Raises UserError unless shape and tokenizer are this run's."""
+        """Another model's parameters; a head for labels that it lacks is made anew.
+
+        Raises UserError unless shape and tokenizer are this run's.
+        """
         model, tokenizer, shape = load_any(path, mesh=self.mesh)
-        if shape != self.config.model:
-            ours, theirs = self.config.model.model_dump(), shape.model_dump()
+        both = (self.config.model, shape)
+        ours, theirs = ((_body(each) if both[0].labels else each).model_dump() for each in both)
+        if ours != theirs:
             differing = [f"model.{k}={theirs[k]}" for k in ours if ours[k] != theirs[k]]
             raise UserError(f"train.init_from {path} is of another shape; to begin with it, set {' '.join(differing)}")
         if tokenizer.fingerprint != self.tokenizer.fingerprint:
             raise UserError(
                 f"train.init_from {path} has another tokenizer than the data; tokenize with tokenizer.path={path}"
             )
-        self.display.say(f"beginning with the parameters of {path}")
-        return nnx.split(model)[1]
+        given = nnx.split(model)[1]
+        if shape == self.config.model:
+            self.display.say(f"beginning with the parameters of {path}")
+            return given
+        fresh = nnx.split(create(self.config.model, self.config.compute, self.mesh, self.loop.seed))[1]
+        known, flat = dict(nnx.to_flat_state(given)), dict(nnx.to_flat_state(fresh))
+        new = [place for place in flat if place not in known]
+        self.display.say(
+            f"beginning with the parameters of {path}, and new ones: {', '.join('.'.join(map(str, p)) for p in new)}"
+        )
+        return nnx.from_flat_state([(place, known.get(place, leaf)) for place, leaf in flat.items()])
 
     # The loop -----------------------------------------------------------------------------------
 
@@ -341,6 +358,8 @@ class _Run:
                 total = terms if total is None else jax.tree.map(jnp.add, total, terms)
             # Without what is added to it for training: routers' losses, further predictions.
             found["held_out_loss"] = float(total.get("cross_entropy", total["loss"]).mean())
+            if self.config.model.labels:
+                found["held_out_accuracy"] = float(total["accuracy"].mean())
         if self.evaluate:
             found |= self.evaluate(nnx.merge(self.structure, self.state.parameters), self.step)
         return found
@@ -409,15 +428,29 @@ class _Run:
         return self.last
 
 
+def _body(config: ModelConfig) -> ModelConfig:
+    """What a model is but for its head."""
+    return config.model_copy(update={"labels": None, "encoder": config.encoder.model_copy(update={"head": "words"})})
+
+
 def _trees(state: TrainState) -> dict[str, Any]:
     """The parts of a state that a checkpoint keeps; an objective without a memory has none."""
     return {name: tree for name, tree in state._asdict().items() if name != "step" and tree != ()}
 
 
 def _tokenizer_of(config: TrainConfig) -> Tokenizer:
-    check_present(config.data)
+    """The data's; of files with labels that of the model to begin with, or one beside them."""
+    check_present(config.data, labelled=config.model.labels is not None)
     path = Path(config.data.sources[config.data.drawn[0]].path) / "tokenizer"
-    tokenizer = Tokenizer.load(path)
+    if config.model.labels and config.train.init_from:
+        path, tokenizer = Path(config.train.init_from), tokenizer_of(config.train.init_from)
+    elif config.model.labels and not path.is_dir():
+        raise UserError(
+            f"there is no tokenizer for files with labels: name a model to begin with (train.init_from), or put the "
+            f"tokenizer's files into {path}"
+        )
+    else:
+        tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise UserError(
             f"model.vocab_size {config.model.vocab_size} is less than the {tokenizer.vocab_size} tokens of {path}; "
@@ -427,6 +460,12 @@ def _tokenizer_of(config: TrainConfig) -> Tokenizer:
 
 
 def _described(record: Record) -> str:
-    shown = {"loss": ".4f", "held_out_loss": ".4f", "tokens_per_second": ",.0f", "mfu": ".1%"}
+    shown = {
+        "loss": ".4f",
+        "held_out_loss": ".4f",
+        "held_out_accuracy": ".3f",
+        "tokens_per_second": ",.0f",
+        "mfu": ".1%",
+    }
     parts = [f"{name} {record[name]:{form}}" for name, form in shown.items() if name in record]
     return ", ".join(parts) or f"step {record['step']}"

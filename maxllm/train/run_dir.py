@@ -13,6 +13,7 @@ from typing import IO, Any
 from maxllm.config import to_yaml
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
+from maxllm.data import labelled
 from maxllm.data.dataset import Dataset
 from maxllm.tokenizer import Tokenizer
 
@@ -66,6 +67,9 @@ def fingerprints(config: TrainConfig, tokenizer: Tokenizer) -> dict[str, str]:
     found = {"tokenizer": tokenizer.fingerprint}
     for name in config.data.drawn:
         source = config.data.sources[name]
+        if config.model.labels:
+            found[f"data.{name}"] = labelled.fingerprint(source.path)
+            continue
         digest = hashlib.sha256()
         for shard in Dataset(source.path).shards("train", source.source):
             packing = shard["packings"].get(str(config.data.sequence_length), {"files": []})

@@ -28,13 +28,17 @@ def architecture(settings: Settings) -> str:
 
 def labels(settings: Settings, kind: str, hidden: str) -> LabelsConfig | None:
     """The head of a class `kind` that has labels. `hidden`: what a text's classes are read through."""
-    count = len(settings.get("id2label", {})) or settings.get("num_labels", 2)
+    named = settings.get("id2label", {})
+    count = len(named) or settings.get("num_labels", 2)
+    names = tuple(str(name) for _, name in sorted(named.items(), key=lambda each: int(each[0])))
+    if all(name == f"LABEL_{number}" for number, name in enumerate(names)) or len(set(names)) < count:
+        names = ()
     if kind == "ForSequenceClassification":
         if count == 1:
             return LabelsConfig(kind="rerank", hidden=hidden)
-        return LabelsConfig(kind="sequence", count=count, hidden=hidden)
+        return LabelsConfig(kind="sequence", count=count, names=names, hidden=hidden)
     if kind == "ForTokenClassification":
-        return LabelsConfig(kind="token", count=count, hidden="none")
+        return LabelsConfig(kind="token", count=count, names=names, hidden="none")
     if kind == "Model":  # a key of our own: Sentence Transformers keep it in another file
         return LabelsConfig(kind="embedding", pooling=settings.get("pooling", "mean"), hidden="none")
     return None
@@ -105,7 +109,7 @@ def to_settings(config: ModelConfig, prefix: str, heads: Mapping[str, str]) -> d
         kind, values["pooling"] = "Model", own.pooling
     else:
         kind = "ForTokenClassification" if own.kind == "token" else "ForSequenceClassification"
-        names = [f"LABEL_{number}" for number in range(1 if own.kind == "rerank" else own.count)]
+        names = own.names or [f"LABEL_{number}" for number in range(1 if own.kind == "rerank" else own.count)]
         values["id2label"] = {str(number): name for number, name in enumerate(names)}
         values["label2id"] = {name: number for number, name in enumerate(names)}
     return {"architectures": [prefix + kind], **values}
