@@ -47,7 +47,8 @@ from data_beam.token_format import (
 from data_beam.tokenizer_training import SmallestSample, train_tokenizer
 from maxllm.config.errors import UserError
 from maxllm.config.tokenize import TokenizeConfig, TokenizerConfig
-from maxllm.tokenizer import FILES, Tokenizer
+from maxllm.tokenizer import Tokenizer
+from maxllm.tokenizer_files import NAMES, canonical
 
 logger = logging.getLogger("maxllm.progress")
 SHOWN_FAILURES = 20
@@ -118,11 +119,12 @@ def read_tokenizer(path: str) -> Tokenizer:
     if path.endswith((".model", ".json")):
         paths = {"tokenizer" + path[path.rindex(".") :]: path}
     else:
-        paths = {name: FileSystems.join(path, name) for name in FILES}
+        paths = {name: FileSystems.join(path, name) for name in NAMES}
     found = {name: _read(place) for name, place in paths.items() if FileSystems.exists(place)}
-    if not {"tokenizer.model", "tokenizer.json"} & found.keys():
-        raise UserError(f"there is no tokenizer at {path}; give a .model, a tokenizer.json or their folder")
-    return Tokenizer(found)
+    try:
+        return Tokenizer(canonical(found))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read(path: str) -> bytes:

@@ -1,11 +1,16 @@
-"""Text to token ids and back, without losing a character: `decode(encode(text)) == text`.
+"""Text to token ids and back.
 
     tokenizer = Tokenizer.load("runs/tokens/tokenizer")
     ids = tokenizer.encode("def f(x):", bos=True)
 
+`decode(encode(text)) == text` for the tokenizers that we train, byte-level BPE and SentencePiece that changes nothing.
+Others join white space, and may fold case and accents and drop unknown characters: WordPiece (BERT, ELECTRA), GPT-1's
+BPE, SentencePiece with a normaliser (T5, DeBERTa v3). `Tokenizer.lossless` tells them apart.
+
 A tokenizer is a handful of small files: a SentencePiece `tokenizer.model` or a Hugging Face `tokenizer.json`,
-and beside it perhaps `tokenizer_config.json` and `chat_template.jinja`. Special tokens met in ordinary text
-are text; only `encode(..., special=True)` and `encode_chat` give them their meaning.
+and beside it perhaps `tokenizer_config.json` and `chat_template.jinja`; `maxllm.tokenizer_files` makes these of older
+folders. Special tokens met in ordinary text are text; only `encode(..., special=True)` and `encode_chat` give them
+their meaning.
 """
 
 from __future__ import annotations
@@ -21,8 +26,7 @@ from typing import Any
 
 from maxllm.config.errors import UserError
 from maxllm.tokenizer_codecs import Codec, HuggingFaceCodec, SentencePieceCodec
-
-FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+from maxllm.tokenizer_files import COMPANIONS, FILES, NAMES, SENTENCE_PIECE, canonical
 
 CHATML = (
     "{{ bos_token }}"
@@ -34,10 +38,15 @@ CHATML = (
 
 # Names by which tokenizers without a tokenizer_config.json mark a beginning, an end and padding.
 _ROLES = {
-    "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>"),
-    "eos_token": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
+    "eos_token": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
     "pad_token": ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"),
 }
+# BERT's kin name no beginning and no end, but what stands there.
+_INSTEAD = {"bos_token": "cls_token", "eos_token": "sep_token"}
+# Capitals, runs of white space, accents joined and apart, compatibility forms, a character of no vocabulary. No space
+# before it: some encoders that put one there do not tell it from the text's own.
+_FRAGILE = "A  b\t\n\n    \xc9 e\u0301 \ufb01\u2460 \ue000  "
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _HIDDEN = "\ufdd0"  # a noncharacter: hides special tokens inside chat messages from the template's own
 
@@ -47,32 +56,31 @@ class Tokenizer:
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = {name: files[name] for name in FILES if name in files}
+        self._settings = json.loads(self.files.get("tokenizer_config.json", b"{}"))
         self._codec = self._choose()
         self._pieces = self._codec.pieces
         self.vocab_size = len(self._pieces)
         self.special_tokens: dict[str, int] = dict(self._codec.special)
         self.special_ids = frozenset(self.special_tokens.values())
-        self._settings = json.loads(self.files.get("tokenizer_config.json", b"{}"))
         self.bos_id, self.eos_id, self.pad_id = (self.special_tokens.get(self._role(role) or "") for role in _ROLES)
         self.chat_template = self._find_chat_template()
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """`path`: a SentencePiece `.model`, a Hugging Face `tokenizer.json`, or a folder holding either."""
+        """`path`: a SentencePiece `.model`, a Hugging Face `tokenizer.json`, or a folder holding either or what
+        older ones are made of."""
         path = Path(path)
         if path.is_dir():
-            files = {name: (path / name).read_bytes() for name in FILES if (path / name).is_file()}
-            if not {"tokenizer.model", "tokenizer.json"} & files.keys():
-                raise UserError(f"{path} holds neither tokenizer.model nor tokenizer.json; give a tokenizer's folder")
+            files = {name: (path / name).read_bytes() for name in NAMES if (path / name).is_file()}
         elif path.is_file() and path.suffix == ".json":
-            files = {name: (path.parent / name).read_bytes() for name in FILES[2:] if (path.parent / name).is_file()}
+            files = {name: (path.parent / name).read_bytes() for name in COMPANIONS if (path.parent / name).is_file()}
             files["tokenizer.json"] = path.read_bytes()
         elif path.is_file():
             files = {"tokenizer.model": path.read_bytes()}
         else:
             raise UserError(f"there is no tokenizer at {path}; give a .model, a tokenizer.json or their folder")
         try:
-            return cls(files)
+            return cls(canonical(files))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
@@ -115,6 +123,13 @@ class Tokenizer:
         encoded = self._codec.encode_batch([without_surrogates(text) for text in texts])
         return [self._enclose(ids, bos, eos) for ids in encoded]
 
+    def encode_words(self, words: list[str]) -> list[list[int]]:
+        """The ids of each word, which together are those of the words joined by single spaces. A word holds no white
+        space."""
+        if self._codec.adds_space:
+            return self.encode_batch(words)
+        return self.encode_batch([word if i == 0 else " " + word for i, word in enumerate(words)])
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`. Special tokens and ids that are a model's alone give nothing; bytes that are not UTF-8
         give U+FFFD."""
@@ -125,6 +140,11 @@ class Tokenizer:
         """What one id adds to the text; b"" for a special token, and for one that only a model's table has
         (sentinels, rows that round it up). Perhaps only a part of a character."""
         return self._pieces[token_id] if token_id < self.vocab_size else b""
+
+    @cached_property
+    def lossless(self) -> bool:
+        """Whether `decode(encode(text))` is the text, but perhaps for a space that it begins with; found by trying."""
+        return self.decode(self.encode(_FRAGILE)) == _FRAGILE
 
     def byte_stream(self) -> ByteStream:
         return ByteStream(self)
@@ -168,12 +188,12 @@ class Tokenizer:
 
     def _choose(self) -> Codec:
         """Folders of converted models hold both files. If they agree in size, the SentencePiece one is the original."""
-        self._main_file = "tokenizer.model" if "tokenizer.model" in self.files else "tokenizer.json"
+        self._main_file = next((name for name in SENTENCE_PIECE if name in self.files), "tokenizer.json")
         if "tokenizer.json" not in self.files:
-            return SentencePieceCodec(self.files["tokenizer.model"])
+            return SentencePieceCodec(self.files[self._main_file], self._settings.get("added_tokens_decoder"))
         huggingface = HuggingFaceCodec(self.files["tokenizer.json"])
-        if self._main_file == "tokenizer.model":
-            original = SentencePieceCodec(self.files["tokenizer.model"])
+        if self._main_file != "tokenizer.json":
+            original = SentencePieceCodec(self.files[self._main_file])
             if len(original.pieces) == len(huggingface.pieces):
                 return original
         self._main_file = "tokenizer.json"
@@ -181,7 +201,7 @@ class Tokenizer:
 
     def _role(self, role: str) -> str | None:
         """The name of the token in this role, from tokenizer_config.json or by custom."""
-        named = self._settings.get(role)
+        named = self._settings.get(role) or self._settings.get(_INSTEAD.get(role, role))
         named = named.get("content") if isinstance(named, dict) else named
         return named or next((name for name in _ROLES[role] if name in self.special_tokens), None)
 

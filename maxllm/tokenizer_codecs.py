@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import sentencepiece
@@ -29,7 +29,9 @@ class Codec(Protocol):
 
 
 class SentencePieceCodec:
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, added: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """`added`: tokens beyond the model's pieces, by id, as tokenizer_config.json's added_tokens_decoder has them.
+        The encoder never gives them."""
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, OSError) as error:
@@ -46,6 +48,11 @@ class SentencePieceCodec:
             else name.replace(SPACE, " ").encode()
             for i, name in enumerate(names)
         ]
+        beyond = {int(i): token for i, token in (added or {}).items() if int(i) >= size}
+        self.special |= {token["content"]: i for i, token in sorted(beyond.items()) if token.get("special", True)}
+        self.pieces += [b""] * (max(beyond, default=size - 1) + 1 - size)
+        for i, token in beyond.items():
+            self.pieces[i] = b"" if token.get("special", True) else token["content"].encode()
         self.adds_space = self.pieces[self._model.encode("a")[0]].startswith(b" ")
         byte_ids = {self.pieces[i]: i for i in range(size) if self._model.is_byte(i)}
         # SentencePiece would give a literal U+2581 back as a space, so it is spelled in bytes. A model that
@@ -73,22 +80,28 @@ class HuggingFaceCodec:
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(f"the file is not a Hugging Face tokenizer.json ({error}); give another one") from error
         description = json.loads(file)
-        kind = description["model"].get("type")
-        if kind not in ("BPE", "Unigram"):
-            raise UserError(f"a {kind} tokenizer loses white space; give a BPE or Unigram tokenizer.json")
+        model = self._tokenizer.model
+        kind = type(model).__name__  # files of 2020 do not say
+        if kind not in ("BPE", "Unigram", "WordPiece"):
+            raise UserError(f"a {kind} tokenizer is not read; give a BPE, Unigram or WordPiece tokenizer.json")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # "<s>" in ordinary text is three characters
         added = {token["id"]: token for token in description.get("added_tokens", [])}
         self.special = {token["content"]: i for i, token in added.items() if token["special"]}
-        to_bytes = _token_to_bytes(description.get("decoder") or {})
+        if kind == "WordPiece":
+            to_bytes = _word_pieces_to_bytes(model.continuing_subword_prefix)
+        else:
+            to_bytes = _token_to_bytes(description.get("decoder") or {})
         self.pieces = [b""] * (max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1)
         for token, i in self._tokenizer.get_vocab(with_added_tokens=True).items():
             if i in added:
-                self.pieces[i] = b"" if added[i]["special"] else token.encode()
+                word = b" " if kind == "WordPiece" else b""
+                self.pieces[i] = b"" if added[i]["special"] else word + token.encode()
             else:
                 self.pieces[i] = to_bytes(token)
-        self.adds_space = self.pieces[self.encode("a")[0]].startswith(b" ")
+        first = self.encode("a")[:1]
+        self.adds_space = kind == "WordPiece" or any(self.pieces[i].startswith(b" ") for i in first)
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -97,12 +110,20 @@ class HuggingFaceCodec:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
+def _word_pieces_to_bytes(prefix: str) -> Callable[[str], bytes]:
+    """A piece is a word with the space before it, or what continues one."""
+    return lambda token: (token[len(prefix) :] if token.startswith(prefix) else " " + token).encode()
+
+
 def _token_to_bytes(decoder: dict[str, Any]) -> Callable[[str], bytes]:
     """The function token -> bytes that a tokenizer.json's decoder describes."""
     parts = {part["type"]: part for part in decoder.get("decoders", [decoder]) if part}
     if "ByteLevel" in parts:
         table = _byte_level_alphabet()
         return lambda token: b"".join(table.get(character, character.encode()) for character in token)
+    if "BPEDecoder" in parts:  # GPT-1
+        suffix = parts["BPEDecoder"]["suffix"]
+        return lambda token: (token.removesuffix(suffix) + " " if token.endswith(suffix) else token).encode()
     replaces_space = "Metaspace" in parts or parts.get("Replace", {}).get("pattern") == {"String": SPACE}
     spells_bytes = "ByteFallback" in parts
 

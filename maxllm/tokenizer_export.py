@@ -19,12 +19,19 @@ from maxllm.tokenizer_codecs import SPACE
 if TYPE_CHECKING:
     from maxllm.tokenizer import Tokenizer
 
+_OTHER_ROLES = {
+    "unk_token": ("<unk>", "<|unknown|>", "[UNK]"),
+    "cls_token": ("[CLS]",),
+    "sep_token": ("[SEP]",),
+    "mask_token": ("<mask>", "[MASK]"),
+}
 # Below any real score (a natural logarithm of a probability): names like <0x0A> in a text must not win over letters.
 _NEVER = -1e6
 
 
 def huggingface_files(tokenizer: Tokenizer) -> dict[str, bytes]:
-    """File name -> content. The original `tokenizer.model` stays beside them, for its fingerprint and other readers."""
+    """File name -> content. The original `tokenizer.model` stays beside them, for its fingerprint and other readers;
+    one by another name is what T5's and DeBERTa's readers look for, and goes out alone."""
     files = dict(tokenizer.files)
     if "tokenizer.model" in files and "tokenizer.json" not in files:
         files["tokenizer.json"] = _from_sentencepiece(tokenizer).to_str(pretty=True).encode()
@@ -38,11 +45,11 @@ def huggingface_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         )
         if i is not None
     }
-    unknown = {"<unk>", "<|unknown|>"} & tokenizer.special_tokens.keys()
-    if unknown:
-        roles["unk_token"] = unknown.pop()
+    for role, usual in _OTHER_ROLES.items():
+        if name := next((name for name in usual if name in tokenizer.special_tokens), None):
+            roles[role] = name
     settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        **({"tokenizer_class": "PreTrainedTokenizerFast"} if "tokenizer.json" in files else {}),
         **roles,
         "additional_special_tokens": [n for n in tokenizer.special_tokens if n not in roles.values()],
         "clean_up_tokenization_spaces": False,

@@ -56,11 +56,14 @@ def import_folder(folder: Path, run_dir: Path):
     if broken := not_finite(model):
         more = f" and {len(broken) - 1} other parameters" if len(broken) > 1 else ""
         print(f"warning: {broken[0]}{more} of {folder} hold NaN or infinity: its answers will too", flush=True)
+    tree = model_config.model_dump()  # of which TrainConfig chooses an objective that fits
+    if model_config.encoder.head == "replaced":
+        tree["encoder"]["generator_factor"] = 1.0  # a discriminator comes alone, and is not about to be trained
     config = TrainConfig(
-        model=model_config,
+        model=tree,
         data=DataConfig(sequence_length=model_config.max_positions),
         train=LoopConfig(run_dir=str(run_dir)),
-    )
+    ).model_copy(update={"model": model_config})
     prints = run_folder.fingerprints(config, tokenizer)
     meta = {
         "next_batch": 0,

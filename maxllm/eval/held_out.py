@@ -62,6 +62,12 @@ class _Reader:
         self.tokenizer = tokenizer
         same = self.dataset.tokenizer_fingerprint == tokenizer.fingerprint
         self.other = None if same else Tokenizer.load(self.dataset.path / "tokenizer")
+        for whose, used in (("data set", self.other), ("model", tokenizer)):
+            if used and not used.lossless:
+                raise UserError(
+                    f"{path}: bits per byte need the texts as they were, and the {whose}'s tokenizer changes them "
+                    f"(white space, case or characters); score a {whose} with a lossless one, or --tasks"
+                )
 
     def count(self, split: str, source: str, what: str) -> int:
         return self.dataset.description["counts"][split][source][what]

@@ -104,7 +104,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a width in words": (lambda folder: edit(folder, n_embd="wide"), "hidden_size: Input should be a valid int"),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer.*")],
-        "neither tokenizer.model nor tokenizer.json",
+        "no tokenizer among its files; give a folder",
     ),
 }  # fmt: skip
 
