@@ -10,7 +10,7 @@ from rich.table import Table
 from maxllm.bench.program import Taken
 from maxllm.config.devices import peak_flops
 from maxllm.config.train import TrainConfig
-from maxllm.train.flops import flops_per_token
+from maxllm.train.flops import flops_per_data_token
 
 
 class Work(NamedTuple):
@@ -22,7 +22,7 @@ class Work(NamedTuple):
 
 def step_work(config: TrainConfig) -> Work:
     tokens = config.data.batch_size * config.data.sequence_length
-    return Work(tokens, tokens * flops_per_token(config.model, config.data.sequence_length))
+    return Work(tokens, tokens * flops_per_data_token(config, config.data.sequence_length))
 
 
 def attention_work(config: TrainConfig) -> Work:

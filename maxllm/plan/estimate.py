@@ -9,12 +9,13 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from maxllm.config.train import TrainConfig
 from maxllm.models import count_parameters
 from maxllm.plan.memory import saved_activations
 from maxllm.plan.types import Machine
-from maxllm.train.flops import flops_per_token
+from maxllm.train.flops import flops_per_data_token
 
 # Of the forward pass' matrix products, what the backward pass computes again.
 _COMPUTED_AGAIN = {"none": 0.0, "dots": 0.1, "attention": 0.75, "full": 1.0}
@@ -22,7 +23,7 @@ _COMPUTED_AGAIN = {"none": 0.0, "dots": 0.1, "attention": 0.75, "full": 1.0}
 
 # A search asks for the same model some hundred times, and each answer is an abstract evaluation.
 _parameters = functools.lru_cache(count_parameters)
-_flops = functools.lru_cache(flops_per_token)
+_flops: dict[tuple[Any, ...], float] = {}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def _seconds(config: TrainConfig, mesh: Mapping[str, int], machine: Machine) -> 
     model, length = config.model, config.data.sequence_length
     tokens = config.data.batch_size * length
     again = 1 + _COMPUTED_AGAIN.get(config.compute.remat, 1.0) / 3
-    computing = _flops(model, length) * tokens * again / (machine.devices * peak)
+    if (asked := (model, config.objective, length)) not in _flops:
+        _flops[asked] = flops_per_data_token(config, length)
+    computing = _flops[asked] * tokens * again / (machine.devices * peak)
     if mesh["stage"] > 1:
         computing *= 1 + (mesh["stage"] - 1) / config.train.accumulation_steps  # the bubble
     over = mesh["fsdp"] * mesh["expert"] * mesh["context"]
