@@ -90,13 +90,16 @@ class Tokenizer:
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
 
-    def save_huggingface(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json` and its companions: the same ids, for `transformers` and its kin."""
+    def save_huggingface(self, folder: str | Path, *, enclosed: bool = False) -> None:
+        """Writes `tokenizer.json` and its companions: the same ids, for `transformers` and its kin.
+
+        enclosed: a text that it is given there ends with the end token too, as encoders read it.
+        """
         from maxllm.tokenizer_export import huggingface_files
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in huggingface_files(self).items():
+        for name, content in huggingface_files(self, enclosed=enclosed).items():
             (folder / name).write_bytes(content)
 
     @cached_property

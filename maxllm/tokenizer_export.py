@@ -29,12 +29,15 @@ _OTHER_ROLES = {
 _NEVER = -1e6
 
 
-def huggingface_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+def huggingface_files(tokenizer: Tokenizer, *, enclosed: bool = False) -> dict[str, bytes]:
     """File name -> content. The original `tokenizer.model` stays beside them, for its fingerprint and other readers;
-    one by another name is what T5's and DeBERTa's readers look for, and goes out alone."""
+    one by another name is what T5's and DeBERTa's readers look for, and goes out alone.
+
+    enclosed: a text gets the end token too, as encoders read it, and a pair is one text.
+    """
     files = dict(tokenizer.files)
     if "tokenizer.model" in files and "tokenizer.json" not in files:
-        files["tokenizer.json"] = _from_sentencepiece(tokenizer).to_str(pretty=True).encode()
+        files["tokenizer.json"] = _from_sentencepiece(tokenizer, enclosed).to_str(pretty=True).encode()
     names = {i: name for name, i in tokenizer.special_tokens.items()}
     roles = {
         role: names[i]
@@ -62,7 +65,7 @@ def huggingface_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     return files
 
 
-def _from_sentencepiece(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+def _from_sentencepiece(tokenizer: Tokenizer, enclosed: bool) -> tokenizers.Tokenizer:
     model = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.files["tokenizer.model"])
     if model.encode("a  b ", out_type=str) != model.encode(f"a{SPACE}{SPACE}b{SPACE}", out_type=str) or SPACE in str(
         model.encode("a", out_type=str)
@@ -87,7 +90,14 @@ def _from_sentencepiece(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     result.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     special = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     result.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name, _ in special])
-    if tokenizer.bos_id is not None:
+    if enclosed and tokenizer.bos_id is not None and tokenizer.eos_id is not None:
+        bos, eos = pieces[tokenizer.bos_id], pieces[tokenizer.eos_id]
+        result.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A {eos}",
+            pair=f"{bos} $A {eos} $B:1 {eos}:1",
+            special_tokens=[(bos, tokenizer.bos_id), (eos, tokenizer.eos_id)],
+        )
+    elif tokenizer.bos_id is not None:
         bos = pieces[tokenizer.bos_id]
         result.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, tokenizer.bos_id)]

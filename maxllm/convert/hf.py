@@ -118,8 +118,9 @@ def save(
     output = check_output(output, overwrite=overwrite)
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     model = getattr(model, "exported", model)  # of ELECTRA's two the one that is kept
-    # What a family says of an id wins: RoBERTa's positions are counted from its padding's.
-    config = {f"{name}_token_id": value for name, value in ids.items()} | settings_of(model.config)
+    settings = settings_of(model.config)
+    _check_padding(settings.get("pad_token_id"), tokenizer)
+    config = {f"{name}_token_id": value for name, value in ids.items()} | settings
     partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
     for left_by_a_kill in (partial, old):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
@@ -129,13 +130,26 @@ def save(
         told = (*(f"{name}_token_id" for name in ids), "decoder_start_token_id", "forced_bos_token_id")
         generation = {name: config[name] for name in told if config.get(name) is not None}
         _write_json(partial / "generation_config.json", {"_from_model_config": True, **generation})
-        tokenizer.save_huggingface(partial)
+        tokenizer.save_huggingface(partial, enclosed=model.config.architecture == "encoder")
         if output.exists():
             output.rename(old)
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_padding(padding: int | None, tokenizer: Tokenizer) -> None:
+    """`padding`: the id that the family says, where positions are counted from it (RoBERTa). Raises UserError where
+    texts have a token of that id: it would take the place of padding, and every text the places after it."""
+    if padding in (None, tokenizer.pad_id) or padding >= tokenizer.vocab_size:
+        return
+    name = next((name for name, i in tokenizer.special_tokens.items() if i == padding), "a word")
+    mend = "" if tokenizer.pad_id is None else f" train with model.encoder.position_offset={tokenizer.pad_id + 1}, or"
+    raise UserError(
+        f"this layout counts positions from its padding, which would have id {padding} (position_offset - 1), and that "
+        f"is {name} in the tokenizer:{mend} use the family bert and position_offset 0"
+    )
 
 
 def write_model(

@@ -74,7 +74,7 @@ def test_of_electra_the_discriminator_is_written(tmp_path):
     class Words:
         bos_id, eos_id, pad_id = None, 2, 0
 
-        def save_huggingface(self, folder):
+        def save_huggingface(self, folder, enclosed):
             pass
 
     both = model(changed(**ELECTRA.model_dump() | {"family": "electra"}))

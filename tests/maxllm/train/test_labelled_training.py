@@ -10,12 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 
 from maxllm.config import resolve
+from maxllm.config.compute import ComputeConfig
 from maxllm.config.errors import UserError
 from maxllm.config.train import TrainConfig
 from maxllm.convert import hf
+from maxllm.models import create
+from maxllm.parallel.mesh import single_device_mesh
 from maxllm.train.checkpoint import load_model
 from maxllm.train.loop import Evaluation, train
 from maxllm.train.metrics import read
@@ -90,9 +94,20 @@ def test_classes_are_learned_and_a_stopped_run_goes_on_exactly(body, tmp_path, c
     hf.save(model, tokenizer, tmp_path / "hf")
     described = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert described["id2label"] == {"0": "no", "1": "yes"}
+    theirs_ids = tokenizers.Tokenizer.from_file(str(tmp_path / "hf" / "tokenizer.json"))
+    assert theirs_ids.encode("the cat").ids == tokenizer.encode("the cat", bos=True, eos=True)
     back, _, theirs = hf.load(tmp_path / "hf")
     assert theirs.labels == config.labels
     jax.tree.map(np.testing.assert_array_equal, nnx.split(model)[1], nnx.split(back)[1])
+
+
+def test_positions_that_would_be_counted_from_a_words_id_are_not_exported(body, tmp_path):
+    model, tokenizer, config = load_model(body)
+    at_begin = config.encoder.model_copy(update={"position_offset": tokenizer.bos_id + 1})
+    other = create(config.model_copy(update={"encoder": at_begin}), ComputeConfig(), single_device_mesh(), 0)
+    with pytest.raises(UserError, match=r"begin_of_text.*model.encoder.position_offset=4"):
+        hf.save(other, tokenizer, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_the_body_is_the_one_given_and_the_head_alone_is_new(body, tmp_path):
