@@ -11,14 +11,20 @@ from maxllm.models.electra import Electra
 from maxllm.objectives.weighted import Weighted
 from maxllm.parallel.sequence import devices_along
 
+DETECTION_WEIGHT = 50.0  # section 3.1
 _LOGITS = 2**22  # that exist at once when replacements are drawn; nothing of them is kept
 
 
 def replaced_token(
-    model: Electra, batch: Batch, rngs: object = None, *, loss_chunk: int = 0, detection_weight: float = 50.0
+    model: Electra,
+    batch: Batch,
+    rngs: object = None,
+    *,
+    loss_chunk: int = 0,
+    detection_weight: float = DETECTION_WEIGHT,
 ) -> dict[str, Weighted]:
     """The generator's cross-entropy of masked words + `detection_weight` · the discriminator's of which tokens of the
-    text are not the original ones, each a mean, in nats (section 2; 50 as in section 3.1).
+    text are not the original ones, each a mean, in nats (section 2).
 
     Masked are the tokens whose weight is not 0, and `batch.targets` has what stood there. What the generator puts
     there is drawn from its softmax at temperature 1, by noise that `batch.noise` and the place in the row decide; no

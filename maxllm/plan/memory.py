@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from maxllm.config.model import ModelConfig
 from maxllm.config.train import TrainConfig
+from maxllm.models.remat import INPUT, REMAT
 from maxllm.parallel.rules import RULES, WHOLE, mesh_axes, shardings
 from maxllm.plan.types import Machine, Memory
 from maxllm.train.state import TrainState
@@ -103,47 +104,47 @@ def _float32(state: TrainState, mesh: Mesh, rules: Any) -> int:
 
 
 def saved_activations(config: TrainConfig, mesh: Mapping[str, int]) -> tuple[int | None, str]:
-    """Bytes on one device of what the forward pass leaves for the backward: per layer its input, and what
-    `compute.remat` names. None where every intermediate is kept: which they are is the compiler's choice.
+    """Bytes on one device of what the forward pass leaves for the backward: per layer its input and what
+    `compute.remat` and `compute.save` name, but for what `compute.offload` sends to the host. None where every
+    intermediate is kept: which they are is the compiler's choice.
     """
     model, compute = config.model, config.compute
-    if compute.remat not in SAVED:
+    if compute.remat not in REMAT:
         return None, f"compute.remat={compute.remat}: part of the temporaries"
     rows = config.data.batch_size // config.train.accumulation_steps
     sizes = _sizes(model, rows, config.data.sequence_length)
+    kept = [
+        name for name in dict.fromkeys((INPUT, *REMAT[compute.remat], *compute.save)) if name not in compute.offload
+    ]
     per_layer = sum(
-        math.prod(sizes[axis] for axis in axes)
+        math.prod(sizes[axis] for axis in AXES[name])
         * (4 if name == "attention_denominator" else _itemsize(compute.dtype))
-        // _devices(axes, mesh)
-        for name, axes in SAVED[compute.remat].items()
+        // _devices(AXES[name], mesh)
+        for name in kept
+        if name in AXES
     )
+    uncounted = "".join(f", and {name}, which is not counted" for name in kept if name not in AXES)
     layers = model.num_layers // mesh.get("stage", 1)
     # A pipeline's stage holds as many micro-batches as there are stages (1F1B), or all of them (GPipe).
     held = 1
     if mesh.get("stage", 1) > 1:
         gpipe = config.pipeline.schedule == "gpipe"
         held = config.train.accumulation_steps if gpipe else min(mesh["stage"], config.train.accumulation_steps)
-    return per_layer * layers * held, f"compute.remat={compute.remat}: {per_layer / 1e6:,.1f} MB a layer"
+    said = f"compute.remat={compute.remat}: {per_layer / 1e6:,.1f} MB a layer{uncounted}"
+    return per_layer * layers * held, said
 
 
-# Logical axes of what each mode of compute.remat keeps: the names of models/decoder.py.
-_INPUT = {"input": ("batch", "sequence", "embed_whole")}
-_ATTENTION = {
+# Logical axes of the intermediates that go by a name (maxllm/models/remat.py).
+AXES: dict[str, tuple[str, ...]] = {
+    INPUT: ("batch", "sequence", "embed_whole"),
     "query": ("batch", "length", "heads", "head_dim"),
     "key": ("batch", "length", "kv_heads", "head_dim"),
     "value": ("batch", "length", "kv_heads", "head_dim"),
     "attention": ("batch", "length", "heads", "head_dim"),
     "attention_denominator": ("batch", "length", "heads"),
-}
-_DOTS = _ATTENTION | {
     "attention_output": ("batch", "length", "embed_whole"),
     "mlp_gate": ("batch", "length", "mlp"),
     "mlp_up": ("batch", "length", "mlp"),
-}
-SAVED: dict[str, dict[str, tuple[str, ...]]] = {
-    "full": _INPUT,
-    "attention": _INPUT | _ATTENTION,
-    "dots": _INPUT | _DOTS,
 }
 
 
@@ -156,7 +157,10 @@ def _sizes(model: ModelConfig, rows: int, length: int) -> dict[str, int]:
         "heads": model.num_heads,
         "kv_heads": model.num_kv_heads,
         "head_dim": model.head_size,
-        "mlp": model.intermediate_size,
+        # In a mixture, of each expert of a token.
+        "mlp": (model.routing.expert_size or model.intermediate_size) * model.experts_per_token
+        if model.num_experts
+        else model.intermediate_size,
     }
 
 

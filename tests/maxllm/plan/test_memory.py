@@ -71,6 +71,18 @@ def test_saved_activations_are_what_remat_names() -> None:
     for remat, per_layer in expected.items():
         assert saved_activations(config(f"compute.remat={remat}", *shared), mesh)[0] == 2 * per_layer, remat
     assert saved_activations(config("compute.remat=none", *shared), mesh)[0] is None
+    both = tokens * 2 * 64 * 2 // 2
+    saved = config("compute.remat=full", "compute.save=[mlp_gate,mlp_up]", *shared)
+    assert saved_activations(saved, mesh)[0] == 2 * (layer_input + both)
+    sent = config("compute.remat=full", "compute.offload=[layer_input]", *shared)
+    assert saved_activations(sent, mesh)[0] == 0
+    experts = ["model.num_experts=4", "model.experts_per_token=2", "model.routing.expert_size=16"]
+    found = saved_activations(config("compute.remat=full", "compute.save=[mlp_gate,mlp_up]", *experts, *shared), mesh)
+    assert found[0] == 2 * (layer_input + both * 2 * 16 // 64)
+    assert (
+        "moe, which is not counted"
+        in saved_activations(config("compute.remat=full", "compute.save=[moe]", *shared), mesh)[1]
+    )
 
 
 def test_what_does_not_fit_is_said_with_the_margin_assumed() -> None:
