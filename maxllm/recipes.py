@@ -32,6 +32,8 @@ from maxllm.config.load import resolve, to_yaml
 from maxllm.config.recipe import RecipeConfig, StageConfig
 from maxllm.summary import SUMMARY_VARIABLE
 
+INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
+
 
 class Stage(NamedTuple):
     """A stage ready to run: its settings resolved, its place in the chain hashed."""
@@ -150,6 +152,8 @@ def _run_stage(stage: Stage, run_dir: Path) -> dict[str, Any]:
     summary.unlink(missing_ok=True)
     began = time.monotonic()
     code = _call([sys.executable, "-m", "maxllm.cli.main", *stage.command], {SUMMARY_VARIABLE: str(summary)})
+    if code == INTERRUPTED:  # the Ctrl-C that reached the child may not have reached us, or not yet
+        raise KeyboardInterrupt
     if code:
         raise StageFailed(f"stage {stage.label} ended with code {code}; mend it and run the same command to go on")
     missing = [str(output) for output in stage.outputs if not output.exists()]

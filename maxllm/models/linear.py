@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maxllm.parallel.rules import cast, constrain, gathered
-from maxllm.parallel.sequence import merged, parted
+from maxllm.parallel.sequence import merged, one_row_each, parted
 
 
 class Linear(nnx.Module):
@@ -40,11 +40,12 @@ class Linear(nnx.Module):
         batch = x.shape[: x.ndim - self.input_rank]
         # A plain product of two matrices: with more axes, the gradient of the kernel asks XLA for a transposed copy of
         # the output's gradient, which on a CPU costs more than the product itself.
-        flat = self.product(
-            merged(x, len(batch)).reshape(math.prod(batch), math.prod(inputs)),
-            kernel.reshape(math.prod(inputs), math.prod(outputs)),
-        )
-        y = parted(flat.reshape(math.prod(batch), *outputs), batch)
+        kernel = kernel.reshape(math.prod(inputs), math.prod(outputs))
+        if self.product is jnp.matmul and one_row_each(batch):
+            y = self.product(x.reshape(*batch, math.prod(inputs)), kernel).reshape(*batch, *outputs)
+        else:
+            flat = self.product(merged(x, len(batch)).reshape(math.prod(batch), math.prod(inputs)), kernel)
+            y = parted(flat.reshape(math.prod(batch), *outputs), batch)
         return y + self.bias[...].astype(y.dtype) if hasattr(self, "bias") else y
 
 

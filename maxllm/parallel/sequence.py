@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from maxllm.parallel.rules import RULES, mesh_axes
+
 
 def stretch_of(device: Any, half: Any, devices: int) -> Any:
     """Which of the row's 2 · devices stretches is the device's half 0 or 1; numbers, or traced ones."""
@@ -62,6 +64,18 @@ def merged(x: jax.Array, leading: int) -> jax.Array:
     if (devices := devices_along(shape)) > 1:
         x = x.reshape(shape[0], devices, -1, *rest).swapaxes(0, 1)
     return x.reshape(math.prod(shape), *rest)
+
+
+def one_row_each(shape: tuple[int, ...]) -> bool:
+    """Whether a device has one row at most of `[batch, length]`, whose length may be split over `tensor`.
+
+    Such axes must not become one: it is then split over all the devices, and XLA's partitioner, which no longer sees
+    what is along `tensor`, sends the whole batch round to multiply with it: a hundred times the memory traffic, for
+    fsdp 32 x tensor 8 on v5e.
+    """
+    mesh = jax.sharding.get_abstract_mesh().shape
+    rows = math.prod(mesh.get(axis, 1) for axis in mesh_axes(RULES["batch"]))
+    return len(shape) == 2 and mesh.get("tensor", 1) > 1 and shape[0] <= rows
 
 
 def parted(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
