@@ -18,6 +18,7 @@ from maxllm.config.train import ObjectiveConfig, TrainConfig
 from maxllm.data.denoisers import infill_and_permute, mix_denoisers, ul2_settings
 from maxllm.data.draws import Draw, generator
 from maxllm.data.fim import cut_prefixes, fill_in_the_middle
+from maxllm.data.labelled import with_labels
 from maxllm.data.masked import mask_tokens
 from maxllm.data.spans import corrupt_spans, most_spans
 from maxllm.data.special_ids import Ids, find
@@ -50,10 +51,7 @@ def make_corruption(config: TrainConfig, tokenizer: Tokenizer) -> Corruption | N
 def example(config: TrainConfig) -> Callable[[Batch], Batch | EncoderDecoderBatch]:
     """The corruption without a tokenizer, its marks any ids: for programs that are measured or compiled only."""
     if config.model.labels:
-        typed = config.model.architecture == "encoder" and config.model.encoder.type_vocab_size > 1
-        return lambda batch: batch._replace(
-            labels=np.zeros_like(batch.tokens), types=np.zeros_like(batch.tokens) if typed else None
-        )
+        return lambda batch: with_labels(batch, config.model, 0)
     if config.objective.name not in FUNCTIONS:
         return lambda batch: batch
     last = config.model.vocab_size - 1

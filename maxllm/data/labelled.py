@@ -93,8 +93,7 @@ class Labelled:
     def __init__(self, objective: str, model: ModelConfig, tokenizer: Tokenizer) -> None:
         assert model.labels
         self._objective, self._labels, self._tokenizer = objective, model.labels, tokenizer
-        self._ids = find(tokenizer, model.vocab_size, objective, ())
-        self._typed = model.architecture == "encoder" and model.encoder.type_vocab_size > 1
+        self._ids, self._model = find(tokenizer, model.vocab_size, objective, ()), model
 
     def open(self, path: str, split: str, length: int) -> LabelledRows:
         """The rows of `length` tokens of a source's split. Raises UserError for files absent, damaged or of another
@@ -109,8 +108,7 @@ class Labelled:
 
     def prepared(self, batch: Batch) -> Batch:
         """An empty batch with room for what labelled rows have more."""
-        types = np.zeros_like(batch.tokens) if self._typed else None
-        return batch._replace(labels=np.full_like(batch.tokens, NO_LABEL), types=types)
+        return with_labels(batch, self._model, NO_LABEL)
 
     def _encoded(self, lines: list[_Line], limit: int) -> list[Text]:
         segments = [(parts, label, line) for line in lines for parts, label in self._segments(line)]
@@ -196,6 +194,13 @@ class _Line(NamedTuple):
             f"{self.place}:{self.number}: {why}; maxllm/data/labelled.py and docs/models/objectives.md "
             "say what a line holds"
         )
+
+
+def with_labels(batch: Batch, model: ModelConfig, label: int) -> Batch:
+    """The same label everywhere, and token types 0 where the model has any."""
+    typed = model.architecture == "encoder" and model.encoder.type_vocab_size > 1
+    types = np.zeros_like(batch.tokens) if typed else None
+    return batch._replace(labels=np.full_like(batch.tokens, label), types=types)
 
 
 def files_of(path: str, split: str) -> list[Path]:

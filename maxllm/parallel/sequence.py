@@ -71,7 +71,7 @@ def one_row_each(shape: tuple[int, ...]) -> bool:
     """On TPUs, whether a device has one row at most of `[batch, length]`, whose length may be split over `tensor`.
 
     Such axes must not become one: it is then split over all the devices, and XLA's partitioner, which no longer sees
-    what is along `tensor`, sends the whole batch round to multiply with it: a hundred times the memory traffic, for
+    what is along `tensor`, sends the whole batch round to multiply with it: fifty times the memory traffic, for
     fsdp 32 x tensor 8 on v5e. On GPUs it does not, and two axes are gathered more often there.
     """
     if platform() != "tpu":
