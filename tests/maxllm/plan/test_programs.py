@@ -121,7 +121,7 @@ def test_llama_8b_fits_a_v5e_pod_as_its_layouts_say(libtpu: None) -> None:
 
 @pytest.mark.slow
 def test_one_row_a_device_and_tensor_parallel_read_no_more_than_their_own(libtpu: None) -> None:
-    """Rows and lengths merged into one axis made the partitioner send the whole batch round: over 200 GB where 4 are due."""
+    """Rows and lengths merged into one axis made the partitioner send all rows round: over 200 GB where 4 are due."""
     settings = ["data.batch_size=32", "data.sequence_length=4096", "train.accumulation_steps=1", "model.num_layers=2"]
     layout = ["mesh.fsdp=32", "mesh.tensor=8", "compute.remat=dots"]
     plan = plan_training(
